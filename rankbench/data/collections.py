@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Judgments', 'Document', 'Collection', 'BadFile', 'read_beir', 'write_beir', 'with_training', 'positive_pairs',
-           'training_text', 'load_collection', 'UnknownCollection']
+           'training_documents', 'load_collection', 'UnknownCollection']
 
 # %% ../../nbs/data/10_collections.ipynb #b764dd65
 import hashlib
@@ -104,7 +104,9 @@ def _json_lines(path: Path, required: tuple[str, ...]) -> Iterator[dict]:
             if missing:
                 raise BadFile(path, number, f"{wanted}; {missing[0]} is missing or no text")
             if row["_id"] in seen:
-                raise BadFile(path, number, f"_id {row['_id']!r} came before; ids are unique")
+                raise BadFile(
+                    path, number, f"_id {row['_id']!r} is there twice; expected unique ids"
+                )
             seen.add(row["_id"])
             yield row
 
@@ -192,14 +194,11 @@ def with_training(
         if len(titled) < 100:
             raise ValueError(
                 f"{collection.name} has no train judgments and {len(titled)} titled documents; "
-                "training needs qrels/train.tsv, or 100 documents with a title of two words or more."
+                "training needs qrels/train.tsv, or 100 documents with titles of two words or more."
             )
         queries |= {f"title:{k}": d.title for k, d in titled.items()}
         judgments["train"] = {f"title:{k}": {k: 1} for k in titled}
-        notes = (
-            *notes,
-            f"train: {len(titled)} titles as queries for their texts; no judgments used",
-        )
+        notes = (*notes, f"train: {len(titled)} titles are queries for their texts, no judgments")
     if "dev" not in judgments:
         held = {q for q in judgments["train"] if _fraction(q) < dev}
         every = judgments["train"]
@@ -221,14 +220,10 @@ def positive_pairs(
     return pairs
 
 
-def training_text(
-    collection: Collection,
-    query: str,  # Query id.
-    document: str,  # Document id.
-) -> str:
-    """The document as training sees it: without its title where the title is the query."""
-    found = collection.documents[document]
-    return found.text if query == f"title:{document}" else found.full
+def training_documents(collection: Collection) -> dict[str, str]:
+    """The text of each document as training sees it."""
+    by_title = any(q.startswith("title:") for q in collection.split("train"))
+    return {k: d.text if by_title else d.full for k, d in collection.documents.items()}
 
 # %% ../../nbs/data/10_collections.ipynb #58aa2e33
 def load_collection(

@@ -1,0 +1,280 @@
+"""The command line: list and check losses, compare them, look at collections."""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankbench import __version__
+from rankbench.cards import FAMILIES, LABELS, LAWS, LossCard, cards, find
+from rankbench.core import UnknownName
+
+EXAMPLES = """\
+examples:
+  rankbench losses --labels graded
+  rankbench show ranknet
+  rankbench check infonce
+  rankbench compare --losses infonce,bidirectional_infonce,ranknet
+  rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
+  rankbench collection stats pydocs
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, not a page of usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def table(rows: Sequence[dict], right: Sequence[str] = ()) -> str:
+    """Columns as wide as their content; the names in `right` are aligned to the right."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    lines = [{c: c for c in columns}, *rows]
+    width = {c: max(len(str(line[c])) for line in lines) for c in columns}
+
+    def pad(c, text):
+        return str(text).rjust(width[c]) if c in right else str(text).ljust(width[c])
+
+    text = ["  ".join(pad(c, line[c]) for c in columns).rstrip() for line in lines]
+    return "\n".join([text[0], "  ".join("-" * width[c] for c in columns), *text[1:]])
+
+
+def wrap(text: str, label: str = "", width: int = 80) -> str:
+    """A labelled paragraph that fits the terminal."""
+    return textwrap.fill(text, width, initial_indent=f"{label:<14}", subsequent_indent=" " * 14)
+
+
+def show_losses(args) -> int:
+    if args.family and args.family not in FAMILIES:
+        raise UnknownName("family", args.family, FAMILIES)
+    if args.labels and args.labels not in LABELS:
+        raise UnknownName("kind of label", args.labels, LABELS)
+    found = cards(family=args.family, labels=args.labels)
+    if args.json:
+        print(json.dumps([c.as_dict() for c in found], indent=1, ensure_ascii=False))
+        return 0
+    rows = [
+        {"": "★" if c.default else " ", "name": c.name, "family": c.family, "labels": c.labels,
+         "takes": c.signature, "time": c.time}
+        for c in found
+    ]  # fmt: skip
+    print(table(rows))
+    print(f"\n{len(found)} losses; ★ a first choice. `rankbench show NAME` tells more.")
+    return 0
+
+
+def card_text(card: LossCard) -> str:
+    facts = card.as_dict()
+    settings = ", ".join(f"{k}={v!r}" for k, v in facts["settings"].items())
+    elsewhere = "; ".join(f"{k}: {v}" for k, v in card.elsewhere.items())
+    lines = [
+        f"{card.fn.__name__}  ({card.family})", "", *textwrap.wrap(card.summary, 80), "",
+        *(f"    {line.strip()}" for line in card.formula.splitlines()), "",
+        wrap(f"{card.labels}: {LABELS[card.labels]}", "labels"),
+        wrap(card.use_when, "use when"), wrap(card.avoid_when, "avoid when"),
+        wrap(settings, "settings"), wrap(f"time O({card.time}), memory O({card.memory})", "cost"),
+        *(wrap(f"{law.replace('_', ' ')}: {LAWS[law]}", "" if i else "laws")
+          for i, law in enumerate(sorted(card.laws))),
+        *([wrap(", ".join(card.aliases), "also called")] if card.aliases else []),
+        *([wrap(elsewhere, "elsewhere")] if elsewhere else []),
+        wrap(facts["source"], "source"), wrap(card.page, "page"),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def show_loss(args) -> int:
+    card = find(args.name)
+    print(
+        json.dumps(card.as_dict(), indent=1, ensure_ascii=False) if args.json else card_text(card)
+    )
+    return 0
+
+
+def check_loss(args) -> int:
+    from rankbench.checks import check
+
+    names = [c.name for c in cards()] if args.all else [find(n).name for n in args.names]
+    if not names:
+        raise ValueError("no loss named; give names, or --all")
+    results = []
+    for name in names:
+        results += check(name)
+        if not args.json:
+            mine = [r for r in results if r.loss == name]
+            print(f"{name}: {sum(r.passed for r in mine)} of {len(mine)} checks passed")
+            for r in mine:
+                print(f"  {'ok  ' if r.passed else 'FAIL'}  {r.check.replace('_', ' ')}")
+                if not r.passed:
+                    print(f"        {r.detail}")
+    if args.json:
+        print(json.dumps([vars(r) for r in results], indent=1))
+    return 0 if all(r.passed for r in results) else 1
+
+
+def p_text(p: float | None) -> str:
+    return "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparison_text(record: dict) -> str:
+    """The table of a comparison, in 80 columns."""
+    main, rows = record["recipe"]["measures"][0], []
+    for s in record["systems"]:
+        trained = s["rate"] is not None
+        rows.append({
+            "system": s["system"], main: f"{s[main]:.3f}",
+            "95 % interval": f"{s['low']:.3f}-{s['high']:.3f}", "p": p_text(s["p"]),
+            "rate": f"{s['rate']:g}" if trained else "", "temp": f"{s['temperature']:g}" if trained else "",
+            "sec": f"{s['seconds']:.0f}" if trained else "", "steps": s["steps"] if trained else "",
+        })  # fmt: skip
+    numbers = [c for c in rows[0] if c != "system"]
+    return table(rows, right=numbers)
+
+
+def compare(args) -> int:
+    from rankbench.recipes import Recipe, make_recipe
+    from rankbench.training.comparing import Comparison, run_comparison
+
+    if args.recipe:
+        recipe = Recipe.from_yaml(Path(args.recipe).read_text("utf-8"))
+    else:
+        split = lambda text, kind: text and tuple(kind(x) for x in text.split(","))  # noqa: E731
+        recipe = make_recipe(
+            tuple(find(name.strip()).name for name in args.losses.split(",")), args.profile,
+            collection=args.collection, model=args.model, steps=args.steps,
+            batch_size=args.batch_size, rates=split(args.rates, float), seeds=args.seeds,
+            temperatures=split(args.temperatures, float), hard_negatives=args.hard_negatives,
+            measures=split(args.metrics, str),
+        )  # fmt: skip
+    collection = Path(recipe.collection).name
+    folder = Path(args.output or f"results/{collection}-{recipe.digest[:6]}")
+    progress = not args.json and sys.stderr.isatty() or args.progress
+    comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
+    for note in comparison.collection.notes:
+        print(note, file=sys.stderr)
+    try:
+        record = run_comparison(comparison)
+    except KeyboardInterrupt:
+        done = len(list((folder / "units").glob("*.json")))
+        print(f"\ninterrupted; {done} finished units are kept in {folder}.\n"
+              "Repeat the command with --resume to go on.", file=sys.stderr)  # fmt: skip
+        return 130
+    if args.json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return 0
+    print(comparison_text(record))
+    print(
+        f"\np: paired randomisation test over queries against {recipe.losses[0]}, Holm-corrected."
+    )
+    print(f"Report: {folder / 'report.html'}")
+    return 0
+
+
+def collection(args) -> int:
+    from rankbench.data.collections import load_collection, write_beir
+
+    found = load_collection(args.name, progress=sys.stderr.isatty())
+    if args.action == "build" and args.output:
+        write_beir(found, args.output)
+    stats = found.stats()
+    if args.json:
+        print(json.dumps(stats, indent=1, ensure_ascii=False))
+        return 0
+    print(f"{stats['name']}: {stats['documents']:,} documents of {stats['words per document']} words, "
+          f"{stats['queries']:,} queries, fingerprint {stats['fingerprint']}")  # fmt: skip
+    rows = [
+        {"split": split, "queries": s["queries"], "judgments": s["judgments"],
+         "grades": ", ".join(f"{g}: {n}" for g, n in s["grades"].items())}
+        for split, s in stats["splits"].items()
+    ]  # fmt: skip
+    print(table(rows, right=("queries", "judgments")))
+    for note in stats["notes"]:
+        print(note)
+    if args.action == "build" and args.output:
+        print(f"written to {args.output}")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="rankbench", description="How to train a ranking model, and with which loss.",
+        epilog=EXAMPLES, formatter_class=shape,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"rankbench {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, text, **more):
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=shape, **more)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        return sub
+
+    sub = command("losses", show_losses, "List the losses.")
+    sub.add_argument("--family", help="only this family")
+    sub.add_argument("--labels", help=f"only losses for {', '.join(LABELS)} labels")
+
+    sub = command("show", show_loss, "Show what a loss is, needs and promises.")
+    sub.add_argument("name", metavar="NAME", help="name or alias of a loss")
+
+    sub = command("check", check_loss, "Check the contract and the laws of a loss.")
+    sub.add_argument("names", metavar="NAME", nargs="*", help="names or aliases of losses")
+    sub.add_argument("--all", action="store_true", help="every loss")
+
+    sub = command(
+        "compare", compare, "Train one retriever per loss and compare them.",
+        epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is run with\n"
+        "several seeds and looked at on test once. Every finished run is kept: --resume goes on\n"
+        "after an interruption. The output folder holds report.html, record.json, per_query.csv,\n"
+        "runs in TREC format, and figures.",
+    )  # fmt: skip
+    sub.add_argument("--losses", default="infonce,bidirectional_infonce,ranknet", metavar="A,B,...",
+                     help="losses, the first is compared against (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--collection", help="pydocs or a BEIR folder (default: pydocs)")
+    sub.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: %(default)s)")
+    sub.add_argument("--model", help="static, a folder with a transformer, or a hub name")
+    sub.add_argument("--steps", type=int, help="steps of each run")
+    sub.add_argument("--batch-size", type=int, help="pairs per step")
+    sub.add_argument("--rates", metavar="R,...", help="learning rates to try on dev")
+    sub.add_argument("--temperatures", metavar="T,...", help="temperatures to try on dev")
+    sub.add_argument("--seeds", type=int, help="runs at the chosen setting")
+    sub.add_argument("--hard-negatives", type=int, metavar="K", help="BM25 negatives per query")
+    sub.add_argument(
+        "--metrics", metavar="M,...", help="the first one decides (nDCG@10,RR@10,R@100)"
+    )
+    sub.add_argument("--recipe", metavar="FILE", help="read all settings from a YAML file")
+    sub.add_argument(
+        "--output", metavar="DIR", help="where results go (default: results/NAME-DIGEST)"
+    )
+    sub.add_argument("--resume", action="store_true", help="go on in an existing output folder")
+    sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
+
+    sub = command("collection", collection, "Build a collection, or count what is in one.")
+    sub.add_argument("action", choices=("build", "stats"))
+    sub.add_argument(
+        "name", metavar="NAME", nargs="?", default="pydocs", help="pydocs or a BEIR folder"
+    )
+    sub.add_argument("--output", metavar="DIR", help="with build: also write it as a BEIR folder")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `rankbench` command; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        text = str(error).strip().replace("\n", " ")
+        print(f"rankbench {args.command}: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

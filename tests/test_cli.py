@@ -1,0 +1,150 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import make_collection
+
+from rankbench.cards import cards
+from rankbench.cli import main
+from rankbench.data.collections import write_beir
+
+NAMES = [c.name for c in cards()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    write_beir(make_collection(), folder)
+    return str(folder)
+
+
+def run(capsys, *arguments):
+    status = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_losses_lists_every_loss(capsys):
+    status, out, _ = run(capsys, "losses")
+    assert status == 0
+    assert all(f" {name} " in out for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_show_fits_the_terminal_and_says_the_formula(capsys, name):
+    status, out, _ = run(capsys, "show", name)
+    card = next(c for c in cards() if c.name == name)
+    assert status == 0
+    assert card.formula.splitlines()[0].strip() in out
+    wide = [line for line in out.splitlines() if len(line) > 80 and not line.startswith("    ")]
+    assert not wide
+
+
+def test_tables_fit_the_terminal(capsys, folder):
+    for arguments in (["losses"], ["collection", "stats", folder]):
+        _, out, _ = run(capsys, *arguments)
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [["losses"], ["show", "ranknet"], ["check", "ranknet"]])
+def test_json_is_json(capsys, arguments):
+    _, out, _ = run(capsys, *arguments, "--json")
+    assert json.loads(out)
+
+
+def test_check_passes(capsys):
+    status, out, _ = run(capsys, "check", "ranknet")
+    assert status == 0
+    assert "FAIL" not in out and "padding is invisible" in out
+
+
+def test_a_failing_check_fails_the_command(capsys, monkeypatch):
+    from rankbench import checks
+
+    def broken(card):
+        raise AssertionError("as planned")
+
+    monkeypatch.setattr(checks, "CONTRACT", (broken,))
+    status, out, _ = run(capsys, "check", "ranknet")
+    assert status == 1
+    assert "FAIL" in out and "as planned" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "ranknt"], "unknown loss 'ranknt'; did you mean ranknet"),
+        (["compare", "--losses", "infonse"], "unknown loss 'infonse'; did you mean infonce"),
+        (["compare", "--profile", "cpus"], "unknown profile 'cpus'; did you mean cpu"),
+        (["compare", "--metrics", "nDGC@10", "--output", "x"], "did you mean nDCG@10"),
+        (["compare", "--collection", "nowhere", "--output", "x"], "no collection 'nowhere'"),
+        (["compare", "--losses", "kl", "--output", "x"], "kl needs teacher scores"),
+        (["losses", "--family", "pairwse"], "unknown family 'pairwse'; did you mean pairwise"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1 and not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_is_one_line_and_status_two(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["compare", "--lossess", "infonce"])
+    assert exit_.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+SMALL = ["--losses", "infonce,ranknet", "--steps", "3", "--batch-size", "16", "--rates", "0.01",
+         "--seeds", "2", "--temperatures", "0.05"]  # fmt: skip
+
+
+def test_compare_prints_a_table_that_fits(capsys, folder, tmp_path):
+    status, out, _ = run(capsys, "compare", "--collection", folder, *SMALL, "--output",
+                         tmp_path / "run")  # fmt: skip
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[2:6]] == ["infonce", "ranknet", "bm25",
+                                                                   "untrained"]  # fmt: skip
+    assert max(len(line) for line in out.splitlines()[:7]) <= 80
+    assert str(tmp_path / "run" / "report.html") in out
+
+
+def test_compare_reads_a_recipe(capsys, folder, tmp_path):
+    from rankbench.recipes import make_recipe
+
+    recipe = make_recipe(("ranknet",), "smoke", collection=folder, steps=2, batch_size=8)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    status, out, _ = run(capsys, "compare", "--recipe", tmp_path / "recipe.yaml", "--output",
+                         tmp_path / "run", "--json")  # fmt: skip
+    assert status == 0
+    assert json.loads(out)["digest"] == recipe.digest
+
+
+def test_collection_build_writes_a_folder(capsys, folder, tmp_path):
+    status, _, _ = run(capsys, "collection", "build", folder, "--output", tmp_path / "copy")
+    assert status == 0
+    from rankbench.data.collections import read_beir
+
+    assert read_beir(tmp_path / "copy").fingerprint == make_collection().fingerprint
+
+
+def test_ctrl_c_keeps_what_is_finished(folder, tmp_path):
+    command = [sys.executable, "-m", "rankbench.cli", "compare", "--collection", folder, *SMALL,
+               "--seeds", "200", "--output", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    units = tmp_path / "run" / "units"
+    for _ in range(600):
+        time.sleep(0.2)
+        if process.poll() is not None or (units.exists() and len(list(units.glob("*.json"))) > 2):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "finished units are kept" in err and "--resume" in err
+    assert all(json.loads(p.read_text()) for p in units.glob("*.json"))

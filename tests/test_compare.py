@@ -1,0 +1,167 @@
+import json
+import os
+import re
+from dataclasses import replace
+
+import pytest
+from tiny import make_collection
+
+from rankbench.core import UnknownName
+from rankbench.recipes import PROFILES, Recipe, make_recipe
+from rankbench.records import read_record, write_json
+from rankbench.training import comparing
+from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
+
+RECIPE = Recipe(("infonce", "ranknet"), "tiny", steps=4, batch_size=16, rates=(0.003, 0.03),
+                seeds=2, evaluations=2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "run"
+    comparison = Comparison(RECIPE, folder, collection=make_collection())
+    return comparison, run_comparison(comparison)
+
+
+def test_the_folder_holds_everything(finished):
+    comparison, record = finished
+    names = {p.name for p in comparison.folder.iterdir()}
+    assert names == {"settings.json", "units", "runs", "figures", "record.json", "per_query.csv",
+                     "report.html"}  # fmt: skip
+    assert {p.name for p in (comparison.folder / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("tuning", "curves", "differences") for kind in ("svg", "png")
+    }
+    assert len(list((comparison.folder / "runs").iterdir())) == 2 * 2 + 1 + 2
+    assert read_record(comparison.folder / "record.json") == json.loads(json.dumps(record))
+
+
+def test_the_report_needs_nothing_else(finished):
+    text = (finished[0].folder / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", text.replace("xlink:href", "xlink"))
+    assert "<link" not in text and "<script" not in text
+    assert all(f"<td>{s['system']}</td>" in text for s in finished[1]["systems"])
+    assert text.count("<svg") == 3
+
+
+def test_rows_are_losses_then_baselines(finished):
+    rows = finished[1]["systems"]
+    assert [r["system"] for r in rows] == ["infonce", "ranknet", "bm25", "untrained"]
+    assert [r["p"] is None for r in rows] == [True, False, False, True]
+    assert all(r["low"] <= r["nDCG@10"] <= r["high"] for r in rows)
+
+
+def test_the_chosen_rate_is_the_best_on_dev(finished):
+    comparison, record = finished
+    for loss, unit in choose(comparison).items():
+        tried = [u for u in record["units"] if u["unit"]["role"] == "tune"
+                 and u["unit"]["system"] == loss]  # fmt: skip
+        assert comparison.result(unit)["dev"] == max(u["dev"] for u in tried)
+
+
+def test_tuning_never_sees_the_test_split(finished):
+    comparison, _ = finished
+    for path in (comparison.folder / "units").glob("tune-*.json"):
+        assert "values" not in json.loads(path.read_text())
+
+
+def test_final_seeds_are_not_the_tuning_seed(finished):
+    units = [u["unit"] for u in finished[1]["units"]]
+    assert {u["seed"] for u in units if u["role"] == "tune"} == {0}
+    assert {u["seed"] for u in units if u["role"] == "final"} == {1, 2}
+
+
+def test_resuming_repeats_nothing(finished, monkeypatch):
+    comparison, record = finished
+    monkeypatch.setattr(comparing, "run_unit", lambda *_: pytest.fail("ran a unit again"))
+    again = Comparison(RECIPE, comparison.folder, resume=True, collection=make_collection())
+    assert run_comparison(again)["systems"] == record["systems"]
+
+
+def test_an_interrupted_comparison_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+    run_unit, count = comparing.run_unit, iter(range(100))
+
+    def interrupt(comparison, unit, on_step):
+        if next(count) == 5:
+            raise KeyboardInterrupt
+        return run_unit(comparison, unit, on_step)
+
+    monkeypatch.setattr(comparing, "run_unit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(Comparison(RECIPE, tmp_path / "run", collection=make_collection()))
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 5
+    resumed = Comparison(RECIPE, tmp_path / "run", resume=True, collection=make_collection())
+    quality = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
+    assert quality(run_comparison(resumed)["systems"]) == quality(finished[1]["systems"])
+
+
+def test_a_used_folder_needs_resume(finished):
+    with pytest.raises(OutputError, match="holds a comparison; add --resume"):
+        Comparison(RECIPE, finished[0].folder, collection=make_collection())
+
+
+def test_another_recipe_does_not_resume(finished):
+    with pytest.raises(OutputError, match="was made with another steps; choose another --output"):
+        Comparison(replace(RECIPE, steps=5), finished[0].folder, True, collection=make_collection())
+
+
+def test_another_collection_does_not_resume(finished):
+    other = make_collection(per_topic=7)
+    with pytest.raises(OutputError, match="another the collection's content"):
+        Comparison(RECIPE, finished[0].folder, True, collection=other)
+
+
+def test_an_unwritable_folder_is_said_before_training(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot write to .*; choose another --output"):
+        Comparison(RECIPE, tmp_path / "file" / "run", collection=make_collection())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_said_before_training(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot write to"):
+        Comparison(RECIPE, tmp_path / "run", collection=make_collection())
+
+
+def test_a_full_disk_is_said_before_training(tmp_path, monkeypatch):
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(comparing.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(OutputError, match="0 MB free, about .* MB are needed"):
+        Comparison(RECIPE, tmp_path / "run", collection=make_collection())
+
+
+def test_wrong_names_are_refused_before_anything_is_written(tmp_path):
+    for wrong in (replace(RECIPE, losses=("infonse",)), replace(RECIPE, measures=("nDGC@10",))):
+        with pytest.raises(UnknownName, match="did you mean"):
+            Comparison(wrong, tmp_path / "run", collection=make_collection())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("model", ["static", "some/transformer"])
+def test_recipes_go_through_yaml(profile, model):
+    recipe = make_recipe(("infonce",), profile, model=model)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert Recipe.from_yaml(recipe.to_yaml()).digest == recipe.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"steps": 0}, "steps is 0; expected at least 1"), ({"rates": ()}, "rates is empty")],
+)
+def test_impossible_recipes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **change)
+
+
+def test_an_edited_record_is_refused(finished, tmp_path):
+    record = dict(finished[1])
+    record["recipe"] = {**record["recipe"], "steps": 999}
+    write_json(tmp_path / "record.json", record)
+    with pytest.raises(ValueError, match="the record says"):
+        read_record(tmp_path / "record.json")
+    write_json(tmp_path / "record.json", {"recipe": {}})
+    with pytest.raises(ValueError, match="is no record: it lacks digest, provenance, systems"):
+        read_record(tmp_path / "record.json")

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from tiny import make_collection
+
+from rankbench.cards import cards, find
+from rankbench.models.bi_encoder import StaticEncoder
+from rankbench.training.evaluation import evaluate
+from rankbench.training.trainer import (
+    PairCollator,
+    PairData,
+    PairLoss,
+    check_trainable,
+    train,
+)
+
+TINY = make_collection()
+TEXTS = [d.full for d in TINY.documents.values()]
+TRAINABLE = [c.name for c in cards() if c.labels in ("binary", "graded") or
+             c.signature == "embeddings"]  # fmt: skip
+
+
+def make_encoder(seed=0):
+    return StaticEncoder.from_texts(TEXTS, size=300, dim=32, seed=seed)
+
+
+def dev_value(encoder, data):
+    values = evaluate(data.rank(encoder, "dev"), TINY.split("dev"), ["nDCG@10"])["nDCG@10"]
+    return sum(values.values()) / len(values)
+
+
+@pytest.mark.parametrize("hard_negatives", [0, 2])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_trainable_loss_improves_the_ranking(name, hard_negatives):
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize, hard_negatives)
+    before = dev_value(encoder, data)
+    curve = train(encoder, data, name, steps=25, batch_size=24, rate=0.02, evaluations=1)
+    assert curve.dev == [(25, dev_value(encoder, data))]
+    assert curve.dev[0][1] > before + 0.02
+    assert len(curve.losses) == 25
+
+
+def test_the_same_seed_repeats_a_run_to_the_bit():
+    runs = []
+    for seed in (1, 1, 2):
+        encoder = make_encoder()
+        curve = train(encoder, PairData(TINY, encoder.tokenize), "infonce", steps=5,
+                      batch_size=16, seed=seed)  # fmt: skip
+        runs.append((curve.losses, encoder.vectors.weight.detach().clone()))
+    assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+@pytest.mark.parametrize("name", [c.name for c in cards() if c.name not in TRAINABLE])
+def test_losses_without_a_target_are_refused(name):
+    with pytest.raises(ValueError, match="losses that fit: .*ranknet"):
+        check_trainable(name)
+
+
+def test_the_collator_looks_up_every_judgment():
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize)
+    pairs = [("q0-2", "d0-2"), ("q0-3", "d0-3"), ("q1-2", "d1-2")]
+    batch = PairCollator(data, encoder.batch)(pairs)
+    assert batch["grades"].tolist() == [[2, 1, 0], [1, 2, 0], [0, 0, 2]]
+
+
+def test_hard_negatives_are_never_judged():
+    data = PairData(TINY, make_encoder().tokenize, hard_negatives=3)
+    judged = TINY.split("train")
+    assert all(not set(found) & judged[q].keys() for q, found in data.negatives.items())
+    assert any(data.negatives.values())
+
+
+def test_missing_hard_negatives_are_padding():
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize, hard_negatives=2)
+    data.negatives["q0-2"] = data.negatives["q0-2"][:1]
+    batch = PairCollator(data, encoder.batch)([("q0-2", "d0-2"), ("q1-2", "d1-2")])
+    assert batch["negatives_where"].tolist() == [[True, False], [True, True]]
+    loss = PairLoss(encoder, find("infonce"))(**batch)
+    loss.backward()
+    assert loss.isfinite() and encoder.vectors.weight.grad.isfinite().all()
+
+
+def test_a_relevant_document_of_the_batch_is_no_negative():
+    encoder = make_encoder()
+    collator = PairCollator(PairData(TINY, encoder.tokenize), encoder.batch)
+    together = collator([("q0-2", "d0-2"), ("q0-3", "d0-3")])
+    loss = PairLoss(encoder, find("infonce"))(**together)
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)  # each is judged for the other's query
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    encoder = make_encoder()
+    with pytest.raises(ValueError, match="batch_size is 999 but there are 48 training pairs"):
+        train(encoder, PairData(TINY, encoder.tokenize), "infonce", batch_size=999)
