@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from .core import UnknownName, as_float, check_shape
+from .core import UnknownName, as_float, check_positive, check_shape
 
 # %% ../nbs/core/50_candidates.ipynb #70f45132
 Similarity = Literal["cosine", "dot"]
@@ -38,8 +38,7 @@ def similarities(
     """Similarity of every row of `left` to every row of `right`, over the temperature."""
     if similarity not in ("cosine", "dot"):
         raise UnknownName("similarity", str(similarity), ("cosine", "dot"))
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a number above 0, such as 0.05.")
+    check_positive("temperature", temperature, such_as=0.05)
     move = normalize if similarity == "cosine" else as_float
     return move(left) @ move(right).mT / temperature
 

@@ -1,4 +1,6 @@
 """Every loss of the library, by family. Importing this loads torch and nothing heavy."""
+from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
+from rankbench.losses.listwise import listnet_loss, softmax_loss
 
-__all__ = ["ranknet_loss"]
+__all__ = ["bce_loss", "ranknet_loss", "softmax_loss", "listnet_loss"]
