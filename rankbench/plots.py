@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'CYCLE', 'METADATA', 'STYLE', 'figure', 'Picture', 'label_colors', 'plot_score_sweep', 'plot_gradient_bars',
-           'plot_pairs']
+           'plot_pairs', 'plot_matrix']
 
 # %% ../nbs/core/60_plots.ipynb #d1221dca
 import io
@@ -146,4 +146,47 @@ def plot_pairs(
     ax.set(xlabel="item j", ylabel="item i")
     ax.grid(False)
     fig.colorbar(image, ax=ax, label="∂²ℓ / ∂sᵢ∂sⱼ")
+    return Picture(fig)
+
+# %% ../nbs/core/60_plots.ipynb #d8dfba79
+def _frame(column: int, row: int):  # A matplotlib patch.
+    """A green frame around one entry of a matrix."""
+    from matplotlib.patches import Rectangle
+
+    corner = (column - 0.47, row - 0.47)
+    return Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=PALETTE["green"], lw=2)
+
+
+def plot_matrix(
+    matrices: dict[str, Tensor],  # Title → [rows, columns]; NaN where an entry is hidden.
+    rows: Sequence[str],  # Names.
+    columns: Sequence[Sequence[str]],  # Names of the columns of each matrix.
+    positives: Tensor | None = None,  # [rows, columns] bool, the same for every matrix.
+) -> Picture:
+    """Heat maps with numbers, as wide as they have columns."""
+    wide = [len(c) for c in columns]
+    fig, _ = figure(1, width=1.4 + 0.5 * sum(wide), height=1.2 + 0.36 * len(rows))
+    fig.clear()
+    axes = fig.subplots(1, len(wide), squeeze=False, width_ratios=wide)[0]
+    for ax, (name, matrix), names in zip(axes, matrices.items(), columns, strict=True):
+        limit = matrix.nan_to_num().abs().max().item() or 1.0
+        ax.set_facecolor("#eeeeee")
+        shade = {"cmap": "PuOr", "vmin": -1.6 * limit, "vmax": 1.6 * limit}
+        ax.imshow(matrix, aspect="auto", interpolation="none", **shade)
+        for i, row in enumerate(matrix.tolist()):
+            for j, x in enumerate(row):
+                ax.text(
+                    j,
+                    i,
+                    "·" if x != x else f"{round(x, 2) + 0:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                )
+                if positives is not None and positives[i, j] and x == x:
+                    ax.add_patch(_frame(j, i))
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        ax.set_yticks(*((range(len(rows)), rows) if ax is axes[0] else ([],)))
+        ax.set_title(name, fontsize=9, loc="left")
+        ax.grid(False)
     return Picture(fig)

@@ -1,6 +1,16 @@
 """Every loss of the library, by family. Importing this loads torch and nothing heavy."""
+
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
+from rankbench.losses.contrastive import infonce_loss
+from rankbench.losses.bidirectional import bidirectional_infonce_loss
 
-__all__ = ["bce_loss", "ranknet_loss", "softmax_loss", "listnet_loss"]
+__all__ = [
+    "bce_loss",
+    "ranknet_loss",
+    "listnet_loss",
+    "softmax_loss",
+    "infonce_loss",
+    "bidirectional_infonce_loss",
+]
