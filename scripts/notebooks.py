@@ -83,15 +83,20 @@ def run_many(paths: list[Path], save: bool, workers: int) -> int:
 
 
 def readme() -> str:
-    """README.md from nbs/index.ipynb: hidden cells dropped, outputs as text."""
+    """README.md from nbs/index.ipynb: `hide` drops a cell, `echo: false` its code; text outputs."""
     from nbconvert import MarkdownExporter
     from nbformat import read
+    from nbformat.v4 import new_markdown_cell
     from traitlets.config import Config
 
     nb = read(nbs / "index.ipynb", as_version=4)
+    nb.metadata.setdefault("language_info", {"name": "python"})  # for the fences
     nb.cells = [c for c in nb.cells if not directives(c.source) & {"hide"}]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
+    for at, cell in enumerate(nb.cells):
+        if cell.cell_type == "code" and re.search(r"(?m)^#\|\s*echo:\s*false", cell.source):
+            shown = [o.get("data", {}).get("text/markdown", "") for o in cell.outputs]
+            nb.cells[at] = new_markdown_cell("\n".join(shown))
+        elif cell.cell_type == "code":
             cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source)
     config = Config(
         {"MarkdownExporter": {"display_data_priority": ["text/markdown", "text/plain"]}}
@@ -214,7 +219,10 @@ def process_with_nbdev() -> list[str]:
     os.chdir(root)
     nbdev.quarto.refresh_quarto_yml()
     nbdev.quarto.nbdev_sidebar.__wrapped__()
-    out = Path(proc_nbs(n_workers=0, force=True))
+    try:
+        out = Path(proc_nbs(n_workers=0, force=True))
+    except Exception as error:  # nbdev executes import cells; one with other code breaks the site
+        return [f"nbdev could not process the notebooks: {error}"]
     missing = [p for p in notebooks() if not (out / p.relative_to(nbs)).exists()]
     return [f"{p.relative_to(root)}: nbdev did not process it" for p in missing]
 
