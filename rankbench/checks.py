@@ -296,10 +296,11 @@ def one_list_does_not_touch_another(card: LossCard) -> None:
         return  # in a batch of pairs, rows are each other's candidates
     e = example(card)
     together = e.run(card, reduction="none")
-    alone = [replace(e, data=tuple(x[i] for x in e.data), keywords={"where": e.keywords["where"][i]})
+    where = e.keywords["where"]
+    alone = [replace(e, data=tuple(x[i] for x in e.data), keywords={"where": where[i]})
              for i in range(len(together))]  # fmt: skip
     same(together, torch.stack([a.run(card) for a in alone]))
-    where = e.keywords["where"].clone()
+    where = where.clone()
     where[-1] = False
     same(replace(e, keywords={"where": where}).run(card), e.first(3).run(card))
 
