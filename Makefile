@@ -61,7 +61,7 @@ prepare: export readme test ## Do before every commit: export, README, and all t
 ##@ Check
 .PHONY: test in-sync readme-check lint pytest notebooks docs-check
 
-test: in-sync readme-check lint pytest notebooks ## Everything below, in minutes
+test: in-sync readme-check lint docs-check pytest notebooks ## Everything below, in minutes
 
 in-sync: install ## Do the notebooks and the package say the same?
 	$(SCRIPT) in-sync
