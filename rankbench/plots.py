@@ -63,7 +63,9 @@ class Picture:
         with rc_context(STYLE):
             self.figure.savefig(buffer, format="svg", metadata=dict.fromkeys(METADATA))
         text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
-        text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # hundredths of a point are enough
+        shorter = lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group())  # noqa: E731
+        text = re.sub(r"<[^>]*>", shorter, text)  # hundredths of a point are enough
+        text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
         return re.sub(r">\s+<", "><", text.replace("\n", " "))
 
     def save(self, path: str | Path) -> None:

@@ -5,6 +5,8 @@ from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
+from rankbench.losses.distillation import kl_loss, margin_mse_loss
+from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
     "bce_loss",
@@ -13,4 +15,7 @@ __all__ = [
     "softmax_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
+    "kl_loss",
+    "margin_mse_loss",
+    "flops_regularizer",
 ]

@@ -330,6 +330,7 @@ def plot_curves(comparison: Comparison):
         low, high = [min(v) for v in values], [max(v) for v in values]
         ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
     ax.set(xlabel="step", ylabel=f"{recipe.measures[0]} on dev", xlim=(0, None))
+    ax.set_xticks(sorted({0, *steps}))
     ax.legend(fontsize=8)
     return Picture(fig)
 

@@ -164,7 +164,7 @@ def train(
     temperature: float = 0.05,
     warmup: float = 0.1,  # Share of steps over which the rate rises; then it falls to 0.
     seed: int = 0,  # Order of the pairs, dropout.
-    evaluations: int = 0,  # How often the dev split is measured, the last time at the end.
+    evaluations: int = 0,  # How often dev is measured: at the end; from 2 on, before training too.
     measure: str = "nDCG@10",
     on_step: Callable[[], object] | None = None,  # Called after each step, for progress bars.
 ) -> Curve:
@@ -177,7 +177,8 @@ def train(
             f"batch_size is {batch_size} but there are {len(data.pairs)} training pairs; "
             f"expected a batch of at most that many."
         )
-    when = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
+    gaps = max(evaluations - 1, 1)
+    when = {steps - round(steps * i / gaps) for i in range(evaluations)}
 
     class RankTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -186,11 +187,17 @@ def train(
             return (value, {}) if return_outputs else value
 
     class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **rest):
-            if state.global_step in when:
+        def look(self, step):
+            if step in when:
                 run = data.rank(encoder, "dev")
                 values = evaluate(run, data.collection.split("dev"), [measure])[measure]
-                curve.dev.append((state.global_step, sum(values.values()) / len(values)))
+                curve.dev.append((step, sum(values.values()) / len(values)))
+
+        def on_train_begin(self, args, state, control, **rest):
+            self.look(state.global_step)
+
+        def on_step_end(self, args, state, control, **rest):
+            self.look(state.global_step)
             if on_step:
                 on_step()
 
