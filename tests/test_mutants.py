@@ -157,8 +157,7 @@ SHARED = {
                                "labels.to(scores.dtype)"),
     },
     ("core", "reduce_lists", "ranknet"): {
-        "empty lists counted": ("counted.to(values.dtype) if weights is None",
-                                "torch.ones_like(values) if weights is None"),
+        "empty lists counted": ("torch.where(counted, weights, 0.0)", "weights"),
         "mean for sum": ('total if reduction == "sum" else total', "total"),
         "sum for mean": (" / torch.where(mass > 0, mass, 1.0)", ""),
         "mean over the number of lists": ("weights.sum()\n", "counted.sum()\n"),
