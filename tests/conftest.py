@@ -1,0 +1,51 @@
+"""Fixtures and settings that all tests share."""
+
+import json
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("rankbench", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("rankbench")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the cores
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of material that is not part of the repository."""
+    folder = Path(os.environ.get("RANKBENCH_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared folder; {folder} does not exist. Set RANKBENCH_SHARED.")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared) -> dict[str, dict]:
+    """Values and gradients that other libraries returned, by id."""
+    path = shared / "golden" / "golden.json"
+    if not path.exists():
+        pytest.skip(f"needs golden values; {path} does not exist")
+    return {case["id"]: case for case in json.loads(path.read_text("utf-8"))["cases"]}
+
+
+@pytest.fixture
+def without_shape_checks(monkeypatch):
+    """Calls as a user makes them: the tests wrap every function in a type checker.
+
+    torch.compile cannot trace the checker, and it refuses some arguments before our own errors do.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,0 +1,68 @@
+"""Every loss obeys the universal contract and every law that its card claims."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from test_values import TABLES
+
+from rankbench import checks
+from rankbench.cards import LAWS, cards
+from rankbench.checks import CONTRACT, LAW_CHECKS, check
+
+CASES = [
+    pytest.param(card, fn, id=f"{card.name}-{fn.__name__}")
+    for card in cards()
+    for fn in (*CONTRACT, *(LAW_CHECKS[law] for law in sorted(card.laws)))
+]
+
+
+# The settings that are compared with the references, the defaults excepted.
+SETTINGS = [
+    pytest.param(card, s, id="-".join([card.name, *(f"{k}={v}" for k, v in s.items())]))
+    for card in cards()
+    for s in TABLES.get(card.name, (None, []))[1]
+    if s
+]
+CHEAP = [fn for fn in CONTRACT if fn not in (checks.compiles, checks.devices_agree)]
+
+
+@pytest.mark.parametrize(("card", "fn"), [c for c in CASES if c.values[1] is not checks.compiles])
+def test_the_loss_passes_the_check(card, fn):
+    if fn is checks.devices_agree and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    fn(card)
+
+
+@pytest.mark.parametrize(("card", "fn"), [c for c in CASES if c.values[1] is checks.compiles])
+def test_the_loss_compiles(card, fn, without_shape_checks):
+    torch._dynamo.reset()
+    fn(card)
+
+
+@pytest.mark.parametrize("fn", CHEAP, ids=lambda fn: fn.__name__)
+@pytest.mark.parametrize(("card", "settings"), SETTINGS)
+def test_the_contract_holds_for_every_setting(card, settings, fn):
+    fn(replace(card, fn=partial(card.fn, **settings)))
+
+
+def test_every_law_has_a_check():
+    assert set(LAW_CHECKS) == set(LAWS)
+
+
+def test_every_check_is_in_the_contract_or_among_the_laws():
+    known = {fn.__name__ for fn in CONTRACT} | set(LAW_CHECKS)
+    public = {
+        name
+        for name, fn in vars(checks).items()
+        if callable(fn) and getattr(fn, "__annotations__", {}).keys() == {"card", "return"}
+    }
+    assert public - known - {"Example"} == set()
+
+
+def test_check_runs_the_contract_and_the_claimed_laws(without_shape_checks):
+    card = next(c for c in cards() if c.name == "ranknet")
+    results = check(card)
+    assert [r.check for r in results] == [f.__name__ for f in CONTRACT] + sorted(card.laws)
+    assert all(r.passed for r in results), [r for r in results if not r.passed]

@@ -1,0 +1,160 @@
+"""Modules import only from lower layers, and importing the losses stays light."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "rankbench"
+
+# Row of every module; a folder's row holds for all modules in it. See ARCHITECTURE, layers.
+ROWS = {
+    "core": 0,
+    "cards": 1,
+    "losses": 2, "metrics": 2, "candidates": 2,
+    "scaling": 3, "checks": 3, "plots": 3, "systems": 3,
+    "models": 4, "data": 4, "recipes": 4, "records": 4,
+    "training": 5, "evaluation": 5, "comparing": 5,
+    "capstones": 6, "adapters": 6,
+    "cli": 7,
+}  # fmt: skip
+
+# Imports that the rule would refuse. An entry that is not needed any more fails a test.
+ALLOWED = {
+    ("cards", "losses"): "inside cards(): defining the losses files their cards",
+    ("cards", "_modidx"): "inside LossCard.page: nbdev's index says which notebook derives what",
+    ("plots", "checks"): "pictures draw the gradient that the checks compare",
+    ("losses.contrastive", "losses.listwise"): "InfoNCE is softmax_loss on in-batch candidates",
+    ("losses.contrastive", "candidates"): "its lists are built from a batch of pairs",
+    ("losses.bidirectional", "candidates"): "its lists are built from a batch of pairs",
+}
+MAY_BE_ABSENT = {"losses.contrastive", "losses.bidirectional"}  # MERGE: delete with its one use.
+LAZY = {("cards", "losses"), ("cards", "_modidx")}  # never at the top of the module
+
+HEAVY = ("transformers", "pandas", "matplotlib", "datasets", "scipy")
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(p): p for p in sorted(PACKAGE.rglob("*.py")) if p.name != "_modidx.py"}
+
+
+def exists(name: str) -> bool:
+    path = PACKAGE.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules of the package that a file imports, and whether at the top level."""
+    tree = ast.parse(path.read_text("utf-8"))
+    package = ["rankbench", *path.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        for full in names:
+            if full == "rankbench" or not full.startswith("rankbench."):
+                continue
+            name = full.removeprefix("rankbench.")
+            while name and not exists(name):
+                name = name.rpartition(".")[0]
+            if name:
+                found.append((name, node in tree.body))
+    return found
+
+
+def row(name: str) -> int:
+    return ROWS[name.split(".")[0]]
+
+
+IMPORTS = [(name, *imported) for name, path in MODULES.items() for imported in imports(path)]
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n])
+def test_every_module_has_a_layer(name):
+    assert name.split(".")[0] in ROWS
+
+
+@pytest.mark.parametrize(("importer", "imported", "top"), IMPORTS)
+def test_imports_point_downwards(importer, imported, top):
+    if (importer, imported) in ALLOWED or not importer:
+        return
+    if importer.split(".")[0] == imported.split(".")[0]:
+        return  # within a folder; losses have their own test
+    assert row(imported) < row(importer), f"{importer} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "top"),
+    [i for i in IMPORTS if i[0].startswith("losses.") and i[1].startswith("losses")],
+)
+def test_losses_do_not_import_each_other(importer, imported, top):
+    assert (importer, imported) in ALLOWED
+
+
+@pytest.mark.parametrize(("importer", "imported", "top"), IMPORTS)
+def test_what_must_be_imported_lazily_is(importer, imported, top):
+    assert not (top and (importer, imported) in LAZY)
+
+
+@pytest.mark.parametrize(("importer", "imported", "top"), IMPORTS)
+def test_only_named_imports_hide_in_a_function(importer, imported, top):
+    assert top or (importer, imported) in LAZY
+
+
+@pytest.mark.parametrize("pair", ALLOWED, ids=" imports ".join)
+def test_every_exception_is_still_needed(pair):
+    if pair[0] in MAY_BE_ABSENT and pair[0] not in MODULES:
+        pytest.skip(f"{pair[0]} is not there yet")
+    assert pair in {(importer, imported) for importer, imported, _ in IMPORTS}
+
+
+def test_an_upward_import_would_be_seen(tmp_path, monkeypatch):
+    (tmp_path / "losses").mkdir()
+    for name in ("core.py", "losses/__init__.py", "losses/pairwise.py", "cli.py"):
+        (tmp_path / name).touch()
+    guilty = tmp_path / "losses" / "pairwise.py"
+    guilty.write_text("from ..cli import main\nimport rankbench.core\nfrom .. import losses\n")
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    assert imports(guilty) == [("cli", True), ("core", True), ("losses", True)]
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_losses_loads_nothing_heavy():
+    code = f"import rankbench.losses, sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    assert python(code) == ""
+
+
+def test_importing_the_package_loads_no_torch():
+    assert python("import rankbench, sys; print('torch' in sys.modules)") == "False"
+
+
+def test_every_module_can_be_imported_first():
+    names = [n for n in MODULES if n]
+    code = f"""
+import importlib, sys
+for name in {names}:
+    for loaded in [m for m in sys.modules if m.startswith("rankbench")]:
+        del sys.modules[loaded]
+    importlib.import_module("rankbench." + name)
+    print(name)
+"""
+    assert python(code).split() == names
