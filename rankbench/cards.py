@@ -6,6 +6,7 @@
 __all__ = ['FAMILIES', 'SIGNATURES', 'LABELS', 'LAWS', 'references', 'cite', 'LossCard', 'loss', 'cards', 'find', 'Loss']
 
 # %% ../nbs/core/20_cards.ipynb #a94cffba
+import difflib
 import inspect
 import json
 import re
@@ -53,7 +54,7 @@ LAWS = {
 def references() -> dict[str, dict[str, str]]:
     """The bibliography: key → fields (author, title, year, ...)."""
     here = Path(__file__).parent
-    folders = (here.parent / "data", here / "_data")  # a checkout, an installed wheel
+    folders = (here / "_data", here.parent / "data")  # an installed wheel, a checkout
     path = next(f / "references.bib" for f in folders if (f / "references.bib").exists())
     entries = {}
     for key, body in re.findall(r"@\w+\{(\S+?),\n(.*?)\n\}", path.read_text("utf-8"), re.S):
@@ -88,7 +89,7 @@ class LossCard:
     laws: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
     elsewhere: Mapping[str, str] = field(
-        default_factory=dict
+        default_factory=dict, hash=False
     )  # Library → name, or "name = formula of `ours`".
     default: bool = False  # ★: the first choice of its kind.
 
@@ -175,6 +176,10 @@ def loss(
 
     def register(fn: Callable) -> Callable:
         name = fn.__name__.removesuffix("_loss").removesuffix("_regularizer")
+        for card in _cards.values():  # a loss may be defined again, as notebooks do
+            taken = {card.name, *card.aliases} & {name, *aliases}
+            if taken and card.fn.__name__ != fn.__name__:
+                raise ValueError(f"{fn.__name__} and {card.fn.__name__} both claim {taken}.")
         _cards[name] = LossCard(
             name, fn, family, signature, labels, source, use_when, avoid_when, time, memory,
             frozenset(laws), tuple(aliases), dict(elsewhere or {}), default,
@@ -205,12 +210,18 @@ def find(
     """The card of a loss."""
     named = {c.name: c for c in cards()}
     if callable(name):
-        return next(c for c in named.values() if c.fn is name)
+        found = next((c for c in named.values() if c.fn is name), None)
+        if found is None:
+            raise UnknownName("loss", getattr(name, "__name__", repr(name)), named)
+        return found
     key = name.lower().replace("-", "_").removesuffix("_loss").removesuffix("_regularizer")
-    named |= {a.lower().replace("-", "_"): c for c in cards() for a in c.aliases}
-    if key not in named:
-        raise UnknownName("loss", name, named)
-    return named[key]
+    aliases = {a.lower().replace("-", "_"): c for c in named.values() for a in c.aliases}
+    if key in named:
+        return named[key]
+    if key in aliases:
+        return aliases[key]
+    close = difflib.get_close_matches(key, [*named, *aliases], n=3, cutoff=0.5)
+    raise UnknownName("loss", name, {(named | aliases)[c].name for c in close} or named)
 
 # %% ../nbs/core/20_cards.ipynb #2daad2c1
 class Loss(torch.nn.Module):
@@ -242,7 +253,7 @@ class Loss(torch.nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Loss":
         """The module that `to_config` described."""
-        settings = dict(config)
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         return cls(settings.pop("loss"), **settings)
 
     def __reduce__(self):

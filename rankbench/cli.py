@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import string
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def table(rows: Sequence[dict], right: Sequence[str] = ()) -> str:
+def table(rows: Sequence[dict], right: Sequence[str] = (), gap: str = "  ") -> str:
     """Columns as wide as their content; the names in `right` are aligned to the right."""
     if not rows:
         return ""
@@ -40,8 +41,8 @@ def table(rows: Sequence[dict], right: Sequence[str] = ()) -> str:
     def pad(c, text):
         return str(text).rjust(width[c]) if c in right else str(text).ljust(width[c])
 
-    text = ["  ".join(pad(c, line[c]) for c in columns).rstrip() for line in lines]
-    return "\n".join([text[0], "  ".join("-" * width[c] for c in columns), *text[1:]])
+    text = [gap.join(pad(c, line[c]) for c in columns).rstrip() for line in lines]
+    return "\n".join([text[0], gap.join("-" * width[c] for c in columns), *text[1:]])
 
 
 def wrap(text: str, label: str = "", width: int = 80) -> str:
@@ -95,24 +96,46 @@ def show_loss(args) -> int:
     return 0
 
 
+def mark(result) -> str:
+    return "–" if result.skipped else "✓" if result.passed else "✗"
+
+
+def check_matrix(results: list) -> str:
+    """One row per loss, one column per check, and what the columns are."""
+    checks = dict(
+        zip(string.ascii_lowercase, dict.fromkeys(r.check for r in results), strict=False)
+    )
+    found = {(r.loss, r.check): mark(r) for r in results}
+    rows = [
+        {"loss": name, **{letter: found.get((name, c), "") for letter, c in checks.items()}}
+        for name in dict.fromkeys(r.loss for r in results)
+    ]
+    legend = [f"{letter}  {c.replace('_', ' ')}" for letter, c in checks.items()]
+    half = -(-len(legend) // 2)
+    pairs = zip(legend[:half], [*legend[half:], ""], strict=False)
+    columns = [f"{left:<40}{right}".rstrip() for left, right in pairs]
+    failures = [f"{r.loss}, {r.check}: {r.detail}" for r in results if not r.passed]
+    key = "✓ passed   ✗ failed   – does not apply here   blank: not claimed"
+    return "\n".join([table(rows, gap=" "), "", *columns, "", key, *failures])
+
+
 def check_loss(args) -> int:
+    from tqdm import tqdm
+
     from rankbench.checks import check
 
     names = [c.name for c in cards()] if args.all else [find(n).name for n in args.names]
     if not names:
         raise ValueError("no loss named; give names, or --all")
-    results = []
-    for name in names:
-        results += check(name)
-        if not args.json:
-            mine = [r for r in results if r.loss == name]
-            print(f"{name}: {sum(r.passed for r in mine)} of {len(mine)} checks passed")
-            for r in mine:
-                print(f"  {'ok  ' if r.passed else 'FAIL'}  {r.check.replace('_', ' ')}")
-                if not r.passed:
-                    print(f"        {r.detail}")
+    quiet = len(names) < 2 or not sys.stderr.isatty()
+    results = [r for name in tqdm(names, "checking", disable=quiet) for r in check(name)]
     if args.json:
         print(json.dumps([vars(r) for r in results], indent=1))
+    elif len(names) > 1:
+        print(check_matrix(results))
+    else:
+        for r in results:
+            print(f"{mark(r)} {r.check.replace('_', ' ')}{f': {r.detail}' if r.detail else ''}")
     return 0 if all(r.passed for r in results) else 1
 
 

@@ -119,6 +119,7 @@ def reduce_lists(
         return values
     if reduction not in ("mean", "sum"):
         raise UnknownName("reduction", str(reduction), ("mean", "sum", "none"))
-    weights = counted.to(values.dtype) if weights is None else weights.to(values.dtype) * counted
+    weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
+    weights = torch.where(counted, weights, 0.0)
     total, mass = (weights * values).sum(), weights.sum()
     return total if reduction == "sum" else total / torch.where(mass > 0, mass, 1.0)

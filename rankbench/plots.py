@@ -142,7 +142,7 @@ def plot_pairs(
     off = hessian.masked_fill(torch.eye(len(items), dtype=torch.bool), torch.nan)
     limit = off.nan_to_num().abs().max().item() or 1.0
     fig, (ax,) = figure(1, width=1.6 + 0.55 * len(items), height=1.0 + 0.42 * len(items))
-    image = ax.imshow(off, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+    image = ax.imshow(off.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(items)), items, rotation=30, ha="right")
     ax.set_yticks(range(len(items)), items)
     ax.set(xlabel="item j", ylabel="item i")
@@ -174,7 +174,7 @@ def plot_matrix(
         limit = matrix.nan_to_num().abs().max().item() or 1.0
         ax.set_facecolor("#eeeeee")
         shade = {"cmap": "PuOr", "vmin": -1.6 * limit, "vmax": 1.6 * limit}
-        ax.imshow(matrix, aspect="auto", interpolation="none", **shade)
+        ax.imshow(matrix.numpy(), aspect="auto", interpolation="none", **shade)
         for i, row in enumerate(matrix.tolist()):
             for j, x in enumerate(row):
                 ax.text(

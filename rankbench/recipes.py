@@ -36,9 +36,6 @@ class Recipe:
     tolerance: float | None = None  # By how much the claim may be missed.
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            if isinstance(getattr(self, f.name), list):
-                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
         for name in ("losses", "rates", "temperatures", "measures"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one.")
@@ -65,7 +62,7 @@ class Recipe:
         for name in settings:
             if name not in known:
                 raise UnknownName("recipe setting", name, known)
-        return cls(**settings)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
     @classmethod
     def from_yaml(cls, text: str) -> "Recipe":

@@ -55,10 +55,17 @@ def test_json_is_json(capsys, arguments):
     assert json.loads(out)
 
 
-def test_check_passes(capsys):
+def test_check_passes(capsys, without_shape_checks):
     status, out, _ = run(capsys, "check", "ranknet")
     assert status == 0
-    assert "FAIL" not in out and "padding is invisible" in out
+    assert "✗" not in out and "✓ padding is invisible" in out
+
+
+def test_checking_several_prints_a_matrix(capsys, without_shape_checks):
+    status, out, _ = run(capsys, "check", "ranknet", "flops")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert [line.split()[0] for line in out.splitlines()[2:4]] == ["ranknet", "flops"]
 
 
 def test_a_failing_check_fails_the_command(capsys, monkeypatch):
@@ -70,7 +77,7 @@ def test_a_failing_check_fails_the_command(capsys, monkeypatch):
     monkeypatch.setattr(checks, "CONTRACT", (broken,))
     status, out, _ = run(capsys, "check", "ranknet")
     assert status == 1
-    assert "FAIL" in out and "as planned" in out
+    assert "✗ broken: as planned" in out
 
 
 @pytest.mark.parametrize(

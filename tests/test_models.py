@@ -15,7 +15,8 @@ def transformer_folder(tmp_path_factory):
     tokenizer = train_pieces(TEXTS, 60)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    BertModel(BertConfig(len(tokenizer), intermediate_size=32, **sizes)).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=32, **sizes)
+    BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

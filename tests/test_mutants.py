@@ -19,7 +19,7 @@ from references import on_lists
 from test_values import LISTS, PAIRS, ROWS, close, double, mask, tensors
 
 from rankbench.cards import cards, find
-from rankbench.checks import CONTRACT, LAW_CHECKS, compiles, devices_agree, example
+from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_agree, example
 
 WEIGHTS = [0.5, 1.0, 3.0, 2.0]
 CHECKS = [fn for fn in CONTRACT if fn not in (compiles, devices_agree)]
@@ -36,7 +36,7 @@ MUTANTS = {
             "labels.unsqueeze(-1) > labels.unsqueeze(-2)",
             "labels.unsqueeze(-1) >= labels.unsqueeze(-2)",
         ),
-        "mask ignored": (" & where.unsqueeze(-1) & where.unsqueeze(-2)", ""),
+        "mask ignored": (" & better.unsqueeze(-1) & where.unsqueeze(-2)", ""),
         "half of the mask ignored": (" & where.unsqueeze(-2)", ""),
         "steepness ignored": ("sigma * margins", "margins"),
         "sum over pairs": (" / count.clamp(min=1)", ""),
@@ -361,6 +361,8 @@ def breaks(card) -> bool:
     for test in (compare, *CHECKS, *(LAW_CHECKS[law] for law in sorted(card.laws))):
         try:
             test(card)
+        except Skipped:
+            continue
         except Exception:
             return True
     return False
@@ -372,8 +374,6 @@ def losses(table):
 
 @pytest.mark.parametrize(("name", "what"), losses(MUTANTS))
 def test_a_broken_loss_is_noticed(name, what):
-    if name not in {c.name for c in cards()}:  # MERGE: delete these two lines.
-        pytest.skip(f"{name} is not there yet")
     card = find(name)
     broken = replace(card, fn=mutated(card.fn, *MUTANTS[name][what]))
     assert torch.is_tensor(example(broken).run(broken)), "a mutant has to run"
@@ -386,8 +386,6 @@ def test_a_broken_loss_is_noticed(name, what):
 )
 def test_a_broken_part_is_noticed(part, what, monkeypatch):
     module, name, witness = part
-    if witness not in {c.name for c in cards()}:  # MERGE: delete these two lines.
-        pytest.skip(f"{witness} is not there yet")
     original = getattr(importlib.import_module(f"rankbench.{module}"), name)
     broken = mutated(original, *SHARED[part][what])
     for loaded in [m for k, m in sys.modules.items() if k.startswith("rankbench")]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pytest
 import references
 import torch
-from test_values import LISTS, PAIRS, ROWS, need  # MERGE: delete `need`; use `find`.
+from test_values import LISTS, PAIRS, ROWS
 
 from rankbench.cards import cards, find
 
@@ -269,7 +269,7 @@ def inputs(case):
 
 
 def ours(spec, x):
-    card = need(spec.loss)
+    card = find(spec.loss)
     value = spec.call(card.fn, x)
     return value if spec.library is None else stated(card, spec.library, value, x)
 
@@ -303,7 +303,7 @@ def test_the_reference_has_the_value_of_the_peer(name, golden, monkeypatch):
     spec, case = CASES[name], golden[name]
     if spec.library:
         spec = replace(spec, library=None, call=lambda fn, x: stated(
-            need(spec.loss), CASES[name].library, CASES[name].call(fn, x), x
+            find(spec.loss), CASES[name].library, CASES[name].call(fn, x), x
         ))  # fmt: skip
     value = spec.call(loops(spec.loss), inputs(case)).float()
     expected = torch.tensor(case["value"], dtype=torch.float32)
@@ -343,7 +343,7 @@ def test_every_case_exists(golden):
 
 @pytest.mark.parametrize("name", [k for k, c in CASES.items() if c.library])
 def test_the_card_names_the_library(name):
-    assert CASES[name].library in need(CASES[name].loss).elsewhere
+    assert CASES[name].library in find(CASES[name].loss).elsewhere
 
 
 def test_every_conversion_on_a_card_is_executed():

@@ -13,13 +13,6 @@ from rankbench.cards import cards, find
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude"}
 
 
-def need(name):  # MERGE: delete this helper and call `find`; every loss exists then.
-    try:
-        return find(name)
-    except ValueError:
-        pytest.skip(f"{name} is not there yet")
-
-
 # Losses on lists: reference and settings. Every keyword of a loss appears with a value that is not
 # its default (see test_every_setting_is_compared).
 LISTS = {
@@ -139,7 +132,7 @@ def mask(x):
 
 @pytest.mark.parametrize(("name", "reference", "settings"), grid(LISTS))
 def test_a_list_loss_equals_its_reference(name, reference, settings):
-    card = need(name)
+    card = find(name)
 
     @given(ragged_lists(card.labels))
     def compare(data):
@@ -189,7 +182,7 @@ def tensors(keywords):
 
 @pytest.mark.parametrize(("name", "reference", "settings"), grid(PAIRS))
 def test_a_loss_on_pairs_equals_its_reference(name, reference, settings):
-    card = need(name)
+    card = find(name)
 
     @given(batches("positives" in card.settings))
     def compare(data):
@@ -203,7 +196,7 @@ def test_a_loss_on_pairs_equals_its_reference(name, reference, settings):
 
 @pytest.mark.parametrize(("name", "reference", "settings"), grid(ROWS))
 def test_a_regularizer_equals_its_reference(name, reference, settings):
-    card = need(name)
+    card = find(name)
     number = st.sampled_from([-1.5, -0.5, 0.0, 0.0, 0.25, 1.0])
     rows = st.integers(1, 4).flatmap(
         lambda n: st.tuples(
@@ -242,7 +235,7 @@ def test_every_setting_is_compared(card):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_single_item_equals_the_reference(name):
-    card = need(name)
+    card = find(name)
     label = {"binary": 1.0, "graded": 2.0, "teacher": -0.7}[card.labels]
     expected = references.on_lists(TABLES[name][0], [[0.3]], [[label]], [[True]])
     close(card.fn(double([[0.3]]), double([[label]])), expected)
@@ -250,7 +243,7 @@ def test_a_single_item_equals_the_reference(name):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_single_item_stays_connected_to_the_graph(name):
-    card = need(name)
+    card = find(name)
     scores = double([[0.3]]).requires_grad_()
     (gradient,) = torch.autograd.grad(card.fn(scores, double([[1.0]])), scores)
     assert gradient.isfinite().all()
@@ -259,7 +252,7 @@ def test_a_single_item_stays_connected_to_the_graph(name):
 @pytest.mark.parametrize("label", [0.0, 1.0])
 @pytest.mark.parametrize("name", LISTS)
 def test_equal_labels_equal_the_reference(name, label):
-    card = need(name)
+    card = find(name)
     scores, labels = [[0.5, -1.0, 2.0]], [[label] * 3]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 3])
     close(card.fn(double(scores), double(labels)), expected)
@@ -268,7 +261,7 @@ def test_equal_labels_equal_the_reference(name, label):
 @pytest.mark.parametrize("label", [0.0, 1.0])
 @pytest.mark.parametrize("name", LISTS)
 def test_equal_labels_stay_connected_to_the_graph(name, label):
-    card = need(name)
+    card = find(name)
     scores = double([[0.5, -1.0, 2.0]]).requires_grad_()
     value = card.fn(scores, torch.full((1, 3), label, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(value, scores)
@@ -277,7 +270,7 @@ def test_equal_labels_stay_connected_to_the_graph(name, label):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_tied_scores_equal_the_reference(name):
-    card = need(name)
+    card = find(name)
     scores, labels = [[1.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 4])
     close(card.fn(double(scores), double(labels)), expected)
@@ -285,7 +278,7 @@ def test_tied_scores_equal_the_reference(name):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_tied_items_of_one_label_get_one_gradient(name):
-    card = need(name)
+    card = find(name)
     scores = double([[1.0, 1.0, 1.0, 0.0]]).requires_grad_()
     card.fn(scores, double([[1.0, 0.0, 1.0, 0.0]])).backward()
     assert scores.grad[0, 0] == scores.grad[0, 2]
@@ -294,7 +287,7 @@ def test_tied_items_of_one_label_get_one_gradient(name):
 @pytest.mark.parametrize("order", [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], ids=["right", "wrong"])
 @pytest.mark.parametrize("name", LISTS)
 def test_huge_scores_equal_the_reference(name, order):
-    card = need(name)
+    card = find(name)
     scores, labels = [[1e4, 0.0, -1e4]], [order]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 3])
     close(card.fn(double(scores), double(labels)), expected)
@@ -302,7 +295,7 @@ def test_huge_scores_equal_the_reference(name, order):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_no_mask_means_that_all_items_are_real(name):
-    card = need(name)
+    card = find(name)
     scores, labels = double([[0.5, -1.0, 2.0]]), double([[1.0, 0.0, 0.0]])
     with_mask = card.fn(scores, labels, where=torch.ones(1, 3, dtype=torch.bool))
     assert card.fn(scores, labels) == with_mask
@@ -310,14 +303,14 @@ def test_no_mask_means_that_all_items_are_real(name):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_integer_labels_mean_what_floats_mean(name):
-    card = need(name)
+    card = find(name)
     scores, labels = double([[0.5, -1.0, 2.0]]), torch.tensor([[1, 0, 0]])
     assert card.fn(scores, labels) == card.fn(scores, labels.double())
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_any_number_of_leading_axes_counts_lists(name):
-    card = need(name)
+    card = find(name)
     scores = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = double([1.0, 0.0, 1.0, 0.0]).expand(2, 3, 4)
     ours = card.fn(scores, labels, reduction="none")
@@ -327,21 +320,21 @@ def test_any_number_of_leading_axes_counts_lists(name):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_batch_without_lists_costs_nothing(name):
-    card = need(name)
+    card = find(name)
     scores = torch.zeros(0, 4, requires_grad=True)
     assert card.fn(scores, torch.zeros(0, 4)).item() == 0
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_without_slots_cost_nothing(name):
-    card = need(name)
+    card = find(name)
     scores = torch.zeros(2, 0, requires_grad=True)
     assert card.fn(scores, torch.zeros(2, 0)).item() == 0
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_the_weight_of_a_list_without_items_is_ignored(name):
-    card = need(name)
+    card = find(name)
     scores, labels = double([[0.5, -1.0], [3.0, 4.0]]), double([[1.0, 0.0], [1.0, 0.0]])
     where = mask([[True, True], [False, False]])
     weighted = card.fn(scores, labels, where=where, weights=double([2.0, 100.0]))
@@ -350,7 +343,7 @@ def test_the_weight_of_a_list_without_items_is_ignored(name):
 
 @pytest.mark.parametrize("name", ["kl", "margin_mse"])
 def test_no_gradient_reaches_the_teacher(name):
-    card = need(name)
+    card = find(name)
     scores = double([[0.5, -1.0, 2.0]]).requires_grad_()
     teacher = double([[1.0, 0.0, 0.3]]).requires_grad_()
     card.fn(scores, teacher).backward()
@@ -359,7 +352,7 @@ def test_no_gradient_reaches_the_teacher(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_one_pair_alone_teaches_nothing(name):
-    card = need(name)
+    card = find(name)
     queries = double([[1.0, 2.0]]).requires_grad_()
     documents = double([[0.5, -1.0]]).requires_grad_()
     gradients = torch.autograd.grad(card.fn(queries, documents), (queries, documents))
@@ -368,7 +361,7 @@ def test_one_pair_alone_teaches_nothing(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_zero_vectors_get_a_finite_value_and_no_gradient(name):
-    card = need(name)
+    card = find(name)
     queries = double([[0.0, 0.0], [1.0, 2.0]]).requires_grad_()
     documents = double([[0.5, -1.0], [0.0, 0.0]]).requires_grad_()
     value = card.fn(queries, documents, temperature=0.5)
@@ -379,7 +372,7 @@ def test_zero_vectors_get_a_finite_value_and_no_gradient(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_temperature_tensor_gets_its_gradient(name):
-    card = need(name)
+    card = find(name)
     g = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(2, 4, 3, generator=g, dtype=torch.float64)
     temperature = double(0.5).requires_grad_()
@@ -391,13 +384,13 @@ def test_a_temperature_tensor_gets_its_gradient(name):
 
 
 def test_the_joint_partition_counts_the_positive_twice():
-    card = need("bidirectional_infonce")
+    card = find("bidirectional_infonce")
     pair = double([[1.0, 0.0]])
     close(card.fn(pair, pair), math.log(2))
 
 
 def test_two_directions_per_direction_are_the_symmetric_loss():
-    card, one_way = need("bidirectional_infonce"), need("infonce")
+    card, one_way = find("bidirectional_infonce"), find("infonce")
     g = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(2, 5, 3, generator=g, dtype=torch.float64)
     both = card.fn(queries, documents, temperature=0.5, partition="per_direction",
@@ -408,12 +401,12 @@ def test_two_directions_per_direction_are_the_symmetric_loss():
 
 
 def test_listnet_is_kl_plus_the_entropy_of_the_labels():
-    listnet, kl = need("listnet"), need("kl")
+    listnet, kl = find("listnet"), find("kl")
     scores, labels = double([[0.5, -1.0, 2.0]]), double([[1.0, 0.0, 3.0]])
     entropy = -sum(math.exp(x) * x for x in references.log_softmax(labels[0].tolist()))
     close(listnet.fn(scores, labels) - kl.fn(scores, labels), entropy)
 
 
 def test_flops_is_even_in_the_activations():
-    card = need("flops")
+    card = find("flops")
     close(card.fn(double([[1.0, 0.0], [-1.0, 0.0]])), 1.0)

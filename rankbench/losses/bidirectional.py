@@ -42,8 +42,8 @@ def _relative_blocks(
       avoid_when="Batches of queries that paraphrase each other: they are pushed apart.",
       time="b²", memory="b²", aliases=("gte", "mnbrl"),
       laws={"nonnegative", "pulls_up_positives"},
-      elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss with four directions",
-                 "open_clip": "ClipLoss = two directions, per_direction"})  # fmt: skip
+      elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss; four directions",
+                 "open_clip": "ClipLoss; two directions, per_direction"})  # fmt: skip
 def bidirectional_infonce_loss(
     queries: Float[Tensor, "b dim"],
     documents: Float[Tensor, "b dim"],  # Document i belongs to query i.

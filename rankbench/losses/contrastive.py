@@ -42,7 +42,7 @@ def _isolated(
       avoid_when="Batches full of unmarked false negatives, or grades finer than yes and no.",
       time="b²", memory="b²", default=True, aliases=("mnrl", "in_batch_negatives"),
       laws={"nonnegative", "pulls_up_positives"},
-      elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss, scale = 1/temperature",
+      elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss; scale = 1/temperature",
                  "lightning_ir": "InBatchCrossEntropy"})  # fmt: skip
 def infonce_loss(
     queries: Float[Tensor, "b dim"],

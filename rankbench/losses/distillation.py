@@ -14,6 +14,7 @@ from ..cards import loss
 from rankbench.core import (
     Reduction,
     UnknownName,
+    check_positive,
     masked_log_softmax,
     prepare_lists,
     reduce_lists,
@@ -25,7 +26,7 @@ from rankbench.core import (
       avoid_when="The teacher is saturated: nearly all its probability on one item.",
       time="n", memory="n", default=True, aliases=("kl_divergence", "distill_kl_div"),
       laws={"shift_invariant", "convex", "nonnegative", "zero_at_labels"},
-      elsewhere={"sentence_transformers": "DistillKLDivLoss = ours with square_temperature",
+      elsewhere={"sentence_transformers": "DistillKLDivLoss; square_temperature=True",
                  "lightning_ir": "KLDivergence", "splade": "DistilKLLoss"})  # fmt: skip
 def kl_loss(
     scores: Float[Tensor, "*lists items"],  # Scores of the student.
@@ -47,9 +48,8 @@ def kl_loss(
         raise UnknownName("direction", str(direction), ("forward", "reverse"))
     if teacher_temperature is None:
         teacher_temperature = student_temperature
-    for value in (student_temperature, teacher_temperature):
-        if not isinstance(value, Tensor) and not value > 0:
-            raise ValueError(f"temperature is {value}; expected a number above 0, such as 1.0.")
+    check_positive("student_temperature", student_temperature)
+    check_positive("teacher_temperature", teacher_temperature)
     scores, teacher, where = prepare_lists(scores, labels, where)
     log_q = masked_log_softmax(scores / student_temperature, where)
     log_p = masked_log_softmax(teacher / teacher_temperature, where).detach()
@@ -90,7 +90,7 @@ def mean_squared_difference(
       time="n", memory="n", aliases=("margin_mse_distillation",),
       laws={"shift_invariant", "convex", "nonnegative", "zero_at_labels"},
       elsewhere={"sentence_transformers": "MarginMSELoss", "splade": "DistilMarginMSE",
-                 "lightning_ir": "SupervisedMarginMSE = ours with pairs='ordered'"})  # fmt: skip
+                 "lightning_ir": "SupervisedMarginMSE; pairs='ordered'"})  # fmt: skip
 def margin_mse_loss(
     scores: Float[Tensor, "*lists items"],  # Scores of the student.
     labels: Real[Tensor, "*lists items"],  # Scores of the teacher; no gradient flows to them.

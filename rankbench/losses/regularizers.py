@@ -36,9 +36,9 @@ def prepare_rows(
       use_when="Sparse activations that are searched with an inverted index.",
       avoid_when="Batches of one or two rows, or dense embeddings.",
       time="b·v", memory="b·v", default=True, laws={"convex", "nonnegative"},
-      elsewhere={"sentence_transformers": "FlopsLoss = ours for activations >= 0",
+      elsewhere={"sentence_transformers": "FlopsLoss; for activations >= 0",
                  "splade": "FLOPS",
-                 "lightning_ir": "FLOPSRegularization = ours, queries + documents"})  # fmt: skip
+                 "lightning_ir": "FLOPSRegularization; queries + documents"})  # fmt: skip
 def flops_regularizer(
     activations: Float[Tensor, "rows terms"],  # One row per text, one column per term.
     *,

@@ -112,7 +112,7 @@ def evaluate(
 
 # %% ../../nbs/training/20_evaluation.ipynb #99666f7a
 def bootstrap_interval(
-    values: Sequence[float],  # One per query.
+    values: Sequence[float] | np.ndarray,  # One per query.
     confidence: float = 0.95,
     resamples: int = 5000,
     seed: int = 0,
@@ -131,8 +131,8 @@ def bootstrap_interval(
 
 # %% ../../nbs/training/20_evaluation.ipynb #c3b6ea27
 def paired_test(
-    a: Sequence[float],  # One value per query ...
-    b: Sequence[float],  # ... for the same queries in the same order.
+    a: Sequence[float] | np.ndarray,  # One value per query ...
+    b: Sequence[float] | np.ndarray,  # ... for the same queries in the same order.
     resamples: int = 10_000,
     seed: int = 0,
 ) -> float:  # Two-sided p-value.
