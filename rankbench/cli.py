@@ -193,6 +193,8 @@ def compare(args) -> int:
     print(
         f"\np: paired randomisation test over queries against {recipe.losses[0]}, Holm-corrected."
     )
+    for note in record["notes"]:
+        print(note)
     print(f"Report: {folder / 'report.html'}")
     return 0
 

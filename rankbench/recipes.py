@@ -73,11 +73,15 @@ class Recipe:
 # %% ../nbs/capstones/10_recipes.ipynb #63a4c2f7
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 64, "seeds": 2, "evaluations": 2},
-    "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.05, 0.1)},
+    "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.02, 0.05, 0.1)},
     "gpu": {"steps": 300, "batch_size": 1024, "seeds": 5, "temperatures": (0.02, 0.05, 0.1)},
 }
 RATES = {
-    "static": {"smoke": (0.01,), "cpu": (0.003, 0.01, 0.03), "gpu": (0.003, 0.01, 0.03)},
+    "static": {
+        "smoke": (0.01,),
+        "cpu": (0.001, 0.003, 0.01, 0.03),
+        "gpu": (0.001, 0.003, 0.01, 0.03),
+    },
     "transformer": {"smoke": (1e-4,), "cpu": (5e-5, 2e-4), "gpu": (2e-5, 5e-5, 1e-4, 2e-4)},
 }
 

@@ -139,6 +139,14 @@ def test_wrong_names_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_choice_at_the_edge_of_the_grid_is_said():
+    recipe = replace(RECIPE, rates=(0.1, 0.2, 0.3), temperatures=(0.05,))
+    at = lambda rate: comparing.edge_notes(recipe, {"x": comparing.Unit("tune", "x", rate, 0.05)})  # noqa: E731
+    assert at(0.1) == ["x: the best rate, 0.1, is the smallest tried"]
+    assert at(0.2) == []
+    assert at(0.3) == ["x: the best rate, 0.3, is the largest tried"]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("model", ["static", "some/transformer"])
 def test_recipes_go_through_yaml(profile, model):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Unit', 'tune_units', 'baseline_units', 'OutputError', 'prepare_output', 'Comparison', 'run_unit', 'choose',
-           'run_comparison', 'final_units', 'summarize', 'system_units', 'query_values', 'plot_tuning', 'plot_curves',
-           'plot_differences', 'write_results', 'report']
+           'run_comparison', 'final_units', 'summarize', 'system_units', 'query_values', 'edge_notes', 'plot_tuning',
+           'plot_curves', 'plot_differences', 'write_results', 'report']
 
 # %% ../../nbs/training/30_comparing.ipynb #9a4cab27
 import csv
@@ -296,6 +296,20 @@ def query_values(comparison: Comparison) -> dict[str, dict[str, dict[str, float]
         }
     return table
 
+# %% ../../nbs/training/30_comparing.ipynb #3ea1301c
+def edge_notes(recipe: Recipe, chosen: dict[str, Unit]) -> list[str]:
+    """A sentence for every chosen rate or temperature that is the smallest or largest tried."""
+    notes = []
+    for loss, unit in chosen.items():
+        for what, value, tried in (
+            ("rate", unit.rate, recipe.rates),
+            ("temperature", unit.temperature, recipe.temperatures),
+        ):
+            if len(tried) > 2 and value in (min(tried), max(tried)):
+                end = "smallest" if value == min(tried) else "largest"
+                notes.append(f"{loss}: the best {what}, {value:g}, is the {end} tried")
+    return notes
+
 # %% ../../nbs/training/30_comparing.ipynb #fced8490
 def plot_tuning(comparison: Comparison):
     """Dev value against learning rate, one line per loss, best temperature of each rate."""
@@ -312,7 +326,7 @@ def plot_tuning(comparison: Comparison):
     ax.set(xscale="log", xlabel="learning rate", ylabel=f"{recipe.measures[0]} on dev")
     ax.set_xticks(recipe.rates, [f"{r:g}" for r in recipe.rates])
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, frameon=False)
     return Picture(fig)
 
 
@@ -331,7 +345,7 @@ def plot_curves(comparison: Comparison):
         ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
     ax.set(xlabel="step", ylabel=f"{recipe.measures[0]} on dev", xlim=(0, None))
     ax.set_xticks(sorted({0, *steps}))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, frameon=False)
     return Picture(fig)
 
 # %% ../../nbs/training/30_comparing.ipynb #4ff61da7
@@ -343,6 +357,8 @@ def plot_differences(comparison: Comparison):
     first, *others = comparison.recipe.losses
     others = others or ["bm25"]
     fig, axes = figure(len(others), width=max(4.6, 3.2 * len(others)))
+    for ax in axes[1:]:
+        ax.sharey(axes[0])
     for ax, other in zip(axes, others, strict=True):
         pairs = zip(table[other][main].values(), table[first][main].values(), strict=True)
         differences = sorted((a - b for a, b in pairs), reverse=True)
@@ -368,7 +384,7 @@ def write_results(
     record = {
         "kind": "comparison", "recipe": recipe.as_dict(), "digest": recipe.digest,
         "provenance": provenance(), "collection": comparison.collection.stats(),
-        "systems": summarize(comparison),
+        "systems": summarize(comparison), "notes": edge_notes(recipe, choose(comparison)),
         "units": [{k: v for k, v in r.items() if k not in ("values", "losses")} for r in results],
         "seconds": seconds, "peak_mib": peak_memory(),
     }  # fmt: skip
