@@ -15,7 +15,7 @@ FORMATTED := nbs scripts tests setup.py
 export OMP_NUM_THREADS ?= 1
 
 DEMO := compare --profile cpu --losses infonce,bidirectional_infonce,ranknet \
-	--collection pydocs --steps 100 --output results/demo --resume
+	--collection pydocs --steps 100 --temperatures 0.05,0.1 --output results/demo --resume
 
 ##@ Use
 .PHONY: help install demo lab
@@ -33,7 +33,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## Train with three losses on a small collection and compare them
-	$(BIN)/rankbench $(DEMO)
+	unset OMP_NUM_THREADS; $(BIN)/rankbench $(DEMO)
 
 lab: install ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

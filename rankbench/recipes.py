@@ -73,8 +73,8 @@ class Recipe:
 # %% ../nbs/capstones/10_recipes.ipynb #63a4c2f7
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 64, "seeds": 2, "evaluations": 2},
-    "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.02, 0.05, 0.1)},
-    "gpu": {"steps": 300, "batch_size": 1024, "seeds": 5, "temperatures": (0.02, 0.05, 0.1)},
+    "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.02, 0.05, 0.1, 0.2)},
+    "gpu": {"steps": 300, "batch_size": 1024, "seeds": 5, "temperatures": (0.02, 0.05, 0.1, 0.2)},
 }
 RATES = {
     "static": {
