@@ -158,23 +158,33 @@ def comparison_text(record: dict) -> str:
     return table(rows, right=numbers)
 
 
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of a comma-separated option."""
+    try:
+        return tuple(float(x) for x in text.split(",")) if text else None
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; expected numbers such as 0.003,0.01") from None
+
+
 def compare(args) -> int:
+    import transformers
+
     from rankbench.recipes import Recipe, make_recipe
     from rankbench.training.comparing import Comparison, run_comparison
 
     if args.recipe:
         recipe = Recipe.from_yaml(Path(args.recipe).read_text("utf-8"))
     else:
-        split = lambda text, kind: text and tuple(kind(x) for x in text.split(","))  # noqa: E731
         recipe = make_recipe(
             tuple(find(name.strip()).name for name in args.losses.split(",")), args.profile,
             collection=args.collection, model=args.model, steps=args.steps,
-            batch_size=args.batch_size, rates=split(args.rates, float), seeds=args.seeds,
-            temperatures=split(args.temperatures, float), hard_negatives=args.hard_negatives,
-            measures=split(args.metrics, str),
+            batch_size=args.batch_size, rates=numbers("--rates", args.rates), seeds=args.seeds,
+            temperatures=numbers("--temperatures", args.temperatures), hard_negatives=args.hard_negatives,
+            measures=args.metrics and tuple(args.metrics.split(",")),
         )  # fmt: skip
     collection = Path(recipe.collection).name
     folder = Path(args.output or f"results/{collection}-{recipe.digest[:6]}")
+    transformers.logging.disable_progress_bar()  # one bar is enough
     progress = not args.json and sys.stderr.isatty() or args.progress
     comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
     for note in comparison.collection.notes:
@@ -252,10 +262,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command(
         "compare", compare, "Train one retriever per loss and compare them.",
-        epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is run with\n"
-        "several seeds and looked at on test once. Every finished run is kept: --resume goes on\n"
-        "after an interruption. The output folder holds report.html, record.json, per_query.csv,\n"
-        "runs in TREC format, and figures.",
+        epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is\n"
+        "run with several seeds and looked at on test once. Every finished run is kept:\n"
+        "--resume goes on after an interruption. The output folder holds report.html,\n"
+        "record.json, per_query.csv, runs in TREC format, and figures.",
     )  # fmt: skip
     sub.add_argument("--losses", default="infonce,bidirectional_infonce,ranknet", metavar="A,B,...",
                      help="losses, the first is compared against (default: %(default)s)")  # fmt: skip

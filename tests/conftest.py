@@ -42,6 +42,24 @@ def golden(shared) -> dict[str, dict]:
     return {case["id"]: case for case in json.loads(path.read_text("utf-8"))["cases"]}
 
 
+@pytest.fixture(scope="session")
+def transformer_folder(tmp_path_factory) -> Path:
+    """A tiny transformer with random weights, in the layout that the hub uses."""
+    from tiny import make_collection
+    from transformers import BertConfig, BertModel
+
+    from rankbench.models.bi_encoder import train_pieces
+
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = train_pieces([d.full for d in make_collection().documents.values()], 200)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=32, **sizes)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def without_shape_checks(monkeypatch):
     """Calls as a user makes them: the tests wrap every function in a type checker.

@@ -85,6 +85,7 @@ def test_a_failing_check_fails_the_command(capsys, monkeypatch):
     [
         (["show", "ranknt"], "unknown loss 'ranknt'; did you mean ranknet"),
         (["compare", "--losses", "infonse"], "unknown loss 'infonse'; did you mean infonce"),
+        (["compare", "--rates", "0.1,fast"], "--rates is '0.1,fast'; expected numbers such as"),
         (["compare", "--profile", "cpus"], "unknown profile 'cpus'; did you mean cpu"),
         (["compare", "--metrics", "nDGC@10", "--output", "x"], "did you mean nDCG@10"),
         (["compare", "--collection", "nowhere", "--output", "x"], "no collection 'nowhere'"),

@@ -147,6 +147,14 @@ def test_a_choice_at_the_edge_of_the_grid_is_said():
     assert at(0.3) == ["x: the best rate, 0.3, is the largest tried"]
 
 
+def test_a_transformer_folder_is_compared_like_the_static_encoder(transformer_folder, tmp_path):
+    recipe = replace(RECIPE, model=str(transformer_folder), rates=(1e-3,), seeds=1)
+    comparison = Comparison(recipe, tmp_path / "run", collection=make_collection())
+    record = run_comparison(comparison)
+    assert [s["system"] for s in record["systems"]] == ["infonce", "ranknet", "bm25", "untrained"]
+    assert len(list((comparison.folder / "units").glob("untrained*"))) == 1
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("model", ["static", "some/transformer"])
 def test_recipes_go_through_yaml(profile, model):

@@ -2,23 +2,9 @@ import pytest
 import torch
 
 from rankbench.core import UnknownName
-from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder, train_pieces
+from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder
 
 TEXTS = ["natural logarithm of x", "exponential of x", "sort the items of an array", "x"] * 4
-
-
-@pytest.fixture(scope="module")
-def transformer_folder(tmp_path_factory):
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("bert")
-    tokenizer = train_pieces(TEXTS, 60)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=32, **sizes)
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(params=["static", "mean", "first"])
