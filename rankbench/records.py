@@ -43,6 +43,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _portable(argument: str) -> str:
+    """An argument without the folders of this machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def provenance() -> dict[str, Any]:
     """Code, versions, device and time of a run."""
     versions = {}
@@ -52,12 +57,13 @@ def provenance() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     cuda = torch.cuda.is_available()
+    arguments = [_portable(a) for a in sys.argv[1:]]
     status = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status),
         "versions": versions, "python": platform.python_version(), "system": platform.system(),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
-        "threads": torch.get_num_threads(), "command": " ".join(["rankbench", *sys.argv[1:]]),
+        "threads": torch.get_num_threads(), "command": " ".join(["rankbench", *arguments]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 

@@ -94,7 +94,12 @@ def readme() -> str:
     nb.cells = [c for c in nb.cells if not directives(c.source) & {"hide"}]
     for at, cell in enumerate(nb.cells):
         if cell.cell_type == "code" and re.search(r"(?m)^#\|\s*echo:\s*false", cell.source):
-            shown = [o.get("data", {}).get("text/markdown", "") for o in cell.outputs]
+            shown = [
+                f"```text\n{o.text.rstrip()}\n```"
+                if o.output_type == "stream"
+                else o.get("data", {}).get("text/markdown", "")
+                for o in cell.outputs
+            ]
             nb.cells[at] = new_markdown_cell("\n".join(shown))
         elif cell.cell_type == "code":
             cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source)

@@ -11,6 +11,7 @@ from rankbench.recipes import PROFILES, Recipe, make_recipe
 from rankbench.records import read_record, write_json
 from rankbench.training import comparing
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
+from rankbench.training.trainer import Curve
 
 RECIPE = Recipe(("infonce", "ranknet"), "tiny", steps=4, batch_size=16, rates=(0.003, 0.03),
                 seeds=2, evaluations=2)  # fmt: skip
@@ -145,6 +146,18 @@ def test_a_choice_at_the_edge_of_the_grid_is_said():
     assert at(0.1) == ["x: the best rate, 0.1, is the smallest tried"]
     assert at(0.2) == []
     assert at(0.3) == ["x: the best rate, 0.3, is the largest tried"]
+
+
+def test_a_run_that_diverged_is_never_chosen(tmp_path, monkeypatch):
+    def diverge(encoder, data, loss, *, rate, evaluations, **settings):
+        bad = rate == max(RECIPE.rates)
+        curve = [(i, 0.9 if bad else 0.1) for i in range(evaluations)]
+        return Curve([float("nan") if bad else 1.0], curve)
+
+    monkeypatch.setattr(comparing, "train", diverge)
+    comparison = Comparison(RECIPE, tmp_path / "run", collection=make_collection())
+    run_comparison(comparison)
+    assert {u.rate for u in choose(comparison).values()} == {min(RECIPE.rates)}
 
 
 def test_a_transformer_folder_is_compared_like_the_static_encoder(transformer_folder, tmp_path):

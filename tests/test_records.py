@@ -1,11 +1,12 @@
 """Every record that is committed is what its recipe says."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from rankbench.records import read_record
+from rankbench.records import provenance, read_record
 
 RECORDS = sorted((Path(__file__).parent.parent / "data" / "results").rglob("*.json"))
 
@@ -19,6 +20,16 @@ def test_a_committed_record_is_valid(path):
     ]["losses"]
     for system in record["systems"]:
         assert all(math.isfinite(system[m]) for m in record["recipe"]["measures"])
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_a_committed_record_names_no_folder_of_a_machine(path):
+    assert not re.search(r'"[^"]*(?<![\w.])/\w+/', path.read_text("utf-8"))
+
+
+def test_the_command_in_a_record_names_no_folder_of_a_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["rankbench", "compare", "--output", "/home/me/results"])
+    assert provenance()["command"] == "rankbench compare --output results"
 
 
 def test_there_are_records():

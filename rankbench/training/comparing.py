@@ -187,7 +187,9 @@ def run_unit(
                 evaluations=1 if unit.role == "tune" else recipe.evaluations,
                 measure=recipe.measures[0], on_step=on_step,
             )  # fmt: skip
-            result |= {"dev": curve.dev[-1][1], "curve": curve.dev, "losses": curve.losses}
+            diverged = not all(map(math.isfinite, curve.losses))  # then it must not be chosen
+            dev = math.nan if diverged else curve.dev[-1][1]
+            result |= {"dev": dev, "curve": curve.dev, "losses": curve.losses}
         run = data.rank(encoder, split, recipe.depth) if unit.role != "tune" else {}
     result["seconds"] = time.perf_counter() - began
     if unit.role != "tune":
