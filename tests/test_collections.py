@@ -99,6 +99,15 @@ def test_a_missing_dev_split_is_taken_from_train():
     assert 0.03 < len(dev) / len(two["train"]) < 0.2
 
 
+def test_answers_that_train_and_test_share_are_counted():
+    tiny = make_collection()
+    judgments = {**tiny.judgments, "test": {"q0-0": {"d0-0": 1, "d0-2": 2}, "q1-0": {"d1-0": 1}}}
+    shared = with_training(Collection("tiny", tiny.documents, tiny.queries, judgments))
+    note = "test: 1 of 2 queries have a best document that train answers with"
+    assert shared.notes == (note,)
+    assert with_training(tiny).notes == ()
+
+
 def test_titles_train_where_there_are_no_judgments():
     tiny = make_collection(topics=40, titles=True)
     only_test = Collection("t", tiny.documents, tiny.queries, {"test": tiny.judgments["test"]})

@@ -85,6 +85,20 @@ def test_the_cache_gives_what_was_built(tmp_path, monkeypatch):
     assert load_pydocs(("numpy",)).fingerprint == built.fingerprint
 
 
+def test_two_processes_may_build_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKBENCH_CACHE", str(tmp_path))
+    build = pydocs.build_pydocs
+
+    def build_while_another_finishes(*arguments):
+        monkeypatch.setattr(pydocs, "build_pydocs", build)
+        load_pydocs(("numpy",))
+        return build(*arguments)
+
+    monkeypatch.setattr(pydocs, "build_pydocs", build_while_another_finishes)
+    assert not load_pydocs(("numpy",)).notes
+    assert len(list(tmp_path.iterdir())) == 1  # no temporary folder is left
+
+
 def test_a_cache_that_cannot_be_written_is_a_note(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("RANKBENCH_CACHE", str(tmp_path / "file"))

@@ -301,15 +301,18 @@ def load_pydocs(
     if (folder / "info.json").is_file():
         return read_beir(folder, "pydocs")
     collection = build_pydocs(packages, progress)
+    fresh = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent))
         write_beir(collection, fresh)
         info = {"versions": versions(packages), **collection.stats()}
         (fresh / "info.json").write_text(json.dumps(info, indent=1), "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)  # in one step: an interrupted build leaves no half collection behind
     except OSError as error:
-        note = f"could not be cached in {folder.parent}: {error}"
-        return replace(collection, notes=(*collection.notes, note))
+        if fresh:
+            shutil.rmtree(fresh, ignore_errors=True)
+        if not (folder / "info.json").is_file():  # otherwise another process was faster
+            note = f"could not be cached in {folder.parent}: {error}"
+            return replace(collection, notes=(*collection.notes, note))
     return collection
