@@ -1,0 +1,1 @@
+"""Training, evaluation and the comparison of losses. Import from the modules; nothing loads here."""
