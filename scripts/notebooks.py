@@ -191,6 +191,9 @@ def docs_check() -> int:
             problems.append(
                 f"{name}: {len(cells)} cells, {kilobytes} KB; split it at 70 cells or 100 KB"
             )
+        first = [line for line in "".join(cells[0]["source"]).split("\n") if line.strip()]
+        if not all(line.startswith(("# ", "> ")) for line in first):
+            problems.append(f"{name}: text in the title cell is lost on the site; give it a cell")
         for cell in cells:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
