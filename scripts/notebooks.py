@@ -173,6 +173,8 @@ def docs_check() -> int:
     """What a machine without Quarto can check: YAML, saved outputs, nbdev's processing, links."""
     import yaml
 
+    from rankbench.cards import references
+
     problems = []
     for path in [
         root / "_quarto.yml",
@@ -197,6 +199,9 @@ def docs_check() -> int:
         for cell in cells:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
+                for key in re.findall(r"@([a-z]+\d{4})\b", source):
+                    if key not in references():
+                        problems.append(f"{name}: @{key} is not in data/references.bib")
                 if "*To write:" in source:
                     problems.append(f"{name}: an instruction of the template is left")
                 for link in re.findall(r"\]\((?!http|#)([^)#\s]+\.ipynb)", source):
