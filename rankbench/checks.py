@@ -132,18 +132,10 @@ class ScoresExample(Example):
         return replace(self, data=tuple(map(self.reorder, self.data)), keywords={"where": where})
 
     def padded(self, fill: float) -> "ScoresExample":
-        extra = [x.new_full((*x.shape[:-1], 2), fill) for x in self.data]
-        data = tuple(torch.cat([x, e], -1) for x, e in zip(self.data, extra, strict=True))
-        where = self.keywords["where"]
-        data = tuple(
-            torch.where(torch.cat([where, ~where[..., :2] & where[..., :2]], -1), x, fill)
-            for x in data
-        )
-        return replace(
-            self,
-            data=data,
-            keywords={"where": torch.cat([where, torch.zeros_like(where[..., :2])], -1)},
-        )
+        pad = torch.nn.functional.pad
+        where = pad(self.keywords["where"], (0, 2), value=False)
+        data = tuple(torch.where(where, pad(x, (0, 2)), fill) for x in self.data)
+        return replace(self, data=data, keywords={"where": where})
 
     def emptied(self) -> "ScoresExample":
         return replace(self, keywords={"where": torch.zeros_like(self.keywords["where"])})
@@ -207,9 +199,8 @@ class EmbeddingsExample(Example):
 
     def large(self) -> "EmbeddingsExample":
         """Dot products of ±10⁴ at temperature 1."""
-        return replace(self.map(lambda x: 35.4 * x.sign()), keywords={
-            **self.map(lambda x: 35.4 * x.sign()).keywords, "similarity": "dot", "temperature": 1.0,
-        })  # fmt: skip
+        e = self.map(lambda x: 35.4 * x.sign())
+        return replace(e, keywords={**e.keywords, "similarity": "dot", "temperature": 1.0})
 
     def without_padding(self, gradient: Tensor) -> Tensor:
         return gradient[:, :2] if gradient.ndim == 3 else gradient
@@ -238,13 +229,10 @@ class ActivationsExample(Example):
         )
 
     def padded(self, fill: float) -> "ActivationsExample":
-        x, where = (
-            torch.where(self.keywords["where"][:, None], self.data[0], fill),
-            self.keywords["where"],
-        )
-        x = torch.cat([x, torch.full_like(x[:2], fill)])
+        where = torch.nn.functional.pad(self.keywords["where"], (0, 2), value=False)
+        x = torch.nn.functional.pad(self.data[0], (0, 0, 0, 2))
         return replace(
-            self, data=(x,), keywords={"where": torch.cat([where, torch.zeros_like(where[:2])])}
+            self, data=(torch.where(where[:, None], x, fill),), keywords={"where": where}
         )
 
     def emptied(self) -> "ActivationsExample":

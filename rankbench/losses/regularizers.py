@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ..cards import loss
-from ..core import Reduction, UnknownName, as_float, check_shape
+from ..core import Reduction, UnknownName, as_float, check_mask
 
 # %% ../../nbs/losses/80_regularizers.ipynb #e39389e8
 def prepare_rows(
@@ -26,9 +26,8 @@ def prepare_rows(
         )
     if where is None:
         where = torch.ones_like(activations[:, 0], dtype=torch.bool)
-    elif where.dtype != torch.bool:
-        raise ValueError(f"where has dtype {where.dtype}; expected torch.bool. Use where.bool().")
-    check_shape("where", where, activations.shape[:1], "activations has rows of shape")
+    else:
+        check_mask("where", where, activations.shape[:1], "activations has rows of shape")
     return torch.where(where[:, None], as_float(activations), 0.0), where
 
 # %% ../../nbs/losses/80_regularizers.ipynb #395b2841

@@ -228,7 +228,9 @@ def _quiet():
     root = logging.getLogger("accelerate")
     level = root.level
     root.setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(None):
-        yield
-    root.setLevel(level)
-    transformers.logging.set_verbosity(before)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        root.setLevel(level)
+        transformers.logging.set_verbosity(before)
