@@ -20,7 +20,7 @@ import torch
 
 from .core import UnknownName
 
-# %% ../nbs/core/20_cards.ipynb #7923fbd0
+# %% ../nbs/core/20_cards.ipynb #6a08bd7a
 FAMILIES = (
     "pointwise", "pairwise", "listwise", "metric surrogates", "contrastive",
     "metric learning", "distillation", "preference", "regularizers",
@@ -47,6 +47,12 @@ LAWS = {
     "zero_at_labels": "0 where the scores equal the labels",
     "bounded": "stays between 0 and 1",
     "pulls_up_positives": "a descent step never lowers the best-labelled item",
+    "bounds:ndcg": "never below 1 - NDCG, however ties are broken",
+    "bounds:mrr": "never below 1 - RR, however ties are broken",
+    "bounds:auc": "never below ln 2 times the share of pairs in the wrong order",
+    "converges_to:ndcg": "becomes 1 - NDCG as its temperature goes to 0",
+    "converges_to:mrr": "becomes 1 - RR as its temperature goes to 0",
+    "converges_to:ap": "becomes 1 - AP as its temperature goes to 0",
 }
 
 # %% ../nbs/core/20_cards.ipynb #eb5b472d

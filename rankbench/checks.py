@@ -9,17 +9,20 @@ __all__ = ['CONTRACT', 'LAW_CHECKS', 'finite_differences', 'autograd', 'compare_
            'one_list_does_not_touch_another', 'gradient_is_right', 'halves_are_close', 'huge_scores_stay_finite',
            'reductions_agree', 'compiles', 'devices_agree', 'inputs_are_untouched', 'shift_invariant',
            'scale_invariant', 'order_only', 'convex', 'nonnegative', 'bounded', 'zero_at_labels', 'zero_at_perfect',
-           'pulls_up_positives', 'CheckResult', 'check']
+           'pulls_up_positives', 'wrong_pairs', 'bounds', 'converges_to', 'CheckResult', 'check']
 
-# %% ../nbs/core/30_checks.ipynb #625a921e
+# %% ../nbs/core/30_checks.ipynb #4cc91998
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cards import LossCard, find
+from .metrics import average_precision, mrr, ndcg
 
 # %% ../nbs/core/30_checks.ipynb #4d540a58
 def finite_differences(
@@ -516,13 +519,52 @@ def pulls_up_positives(card: LossCard) -> None:
         top = gradient.gather(-1, best)
         assert (top <= 1e-12).all(), f"a best item is pushed down with seed {seed}: {top}"
 
-# %% ../nbs/core/30_checks.ipynb #c1859e46
+# %% ../nbs/core/30_checks.ipynb #a3dfd149
+def wrong_pairs(scores: Tensor, labels: Tensor, *, where: Tensor) -> Tensor:
+    """The share of pairs that the scores tie or order against the labels: 1 - AUC."""
+    pairs = (labels[..., None] > labels[..., None, :]) & where[..., None] & where[..., None, :]
+    wrong = pairs & (scores[..., None] <= scores[..., None, :])
+    return wrong.sum((-1, -2)).double() / pairs.sum((-1, -2)).clamp(min=1)
+
+
+def _lost(metric: str, card: LossCard, e: Example) -> Tensor:
+    """What the ranking of each list has lost; the worst order of tied scores."""
+    worst = torch.where(e.keywords["where"], -e.data[1], torch.inf).argsort(dim=-1, stable=True)
+    scores, labels, where = (x.gather(-1, worst.flip(-1)) for x in (*e.data, e.keywords["where"]))
+    if metric == "auc":
+        return math.log(2) * wrong_pairs(scores, labels, where=where)
+    gain = {"gain": card.settings.get("gain", "linear")} if metric == "ndcg" else {}
+    fn = {"ndcg": ndcg, "mrr": mrr, "ap": average_precision}[metric]
+    return 1 - fn(scores, labels, where=where, **gain)
+
+
+def bounds(card: LossCard, metric: str) -> None:
+    for seed in range(20):
+        for coarse in (False, True):  # coarse scores tie
+            e = example(card, seed)
+            e = _scores(e, (2 * e.data[0]).round() / 2 if coarse else 3 * e.data[0])
+            gap = e.run(card, reduction="none") - _lost(metric, card, e)
+            assert (gap >= -1e-12).all(), f"{-gap.min()} below the bound with seed {seed}"
+
+
+def converges_to(card: LossCard, metric: str) -> None:
+    (knob,) = {"temperature", "delta"} & card.settings.keys()
+    for seed in range(20):
+        e = example(card, seed)
+        values = e.run(card, reduction="none", **{knob: 1e-6})
+        same(values, _lost(metric, card, e), atol=1e-5)
+
+# %% ../nbs/core/30_checks.ipynb #7ff67991
 LAW_CHECKS = {f.__name__: f for f in (
     shift_invariant, scale_invariant, order_only, convex, nonnegative, bounded,
     zero_at_labels, zero_at_perfect, pulls_up_positives,
 )}  # fmt: skip
+for _metric in ("ndcg", "mrr", "auc"):
+    LAW_CHECKS[f"bounds:{_metric}"] = partial(bounds, metric=_metric)
+for _metric in ("ndcg", "mrr", "ap"):
+    LAW_CHECKS[f"converges_to:{_metric}"] = partial(converges_to, metric=_metric)
 
-# %% ../nbs/core/30_checks.ipynb #218a4eba
+# %% ../nbs/core/30_checks.ipynb #59d7d0f0
 @dataclass(frozen=True)
 class CheckResult:
     """Outcome of one check of one loss."""
@@ -539,14 +581,15 @@ def check(
 ) -> list[CheckResult]:
     """The universal contract and every law that the card claims."""
     card = loss if isinstance(loss, LossCard) else find(loss)
+    laws = {law: LAW_CHECKS[law] for law in sorted(card.laws)}
     results = []
-    for fn in (*CONTRACT, *(LAW_CHECKS[law] for law in sorted(card.laws))):
+    for name, fn in ({f.__name__: f for f in CONTRACT} | laws).items():
         try:
             fn(card)
-            results.append(CheckResult(card.name, fn.__name__, True))
+            results.append(CheckResult(card.name, name, True))
         except Skipped as reason:
-            results.append(CheckResult(card.name, fn.__name__, True, str(reason), True))
+            results.append(CheckResult(card.name, name, True, str(reason), True))
         except Exception as error:  # a check that crashes has failed
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            results.append(CheckResult(card.name, fn.__name__, False, lines[0]))
+            results.append(CheckResult(card.name, name, False, lines[0]))
     return results

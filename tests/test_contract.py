@@ -12,9 +12,12 @@ from rankbench.cards import LAWS, cards
 from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, check
 
 CASES = [
-    pytest.param(card, fn, id=f"{card.name}-{fn.__name__}")
+    pytest.param(card, fn, id=f"{card.name}-{name}")
     for card in cards()
-    for fn in (*CONTRACT, *(LAW_CHECKS[law] for law in sorted(card.laws)))
+    for name, fn in (
+        *((fn.__name__, fn) for fn in CONTRACT),
+        *((law, LAW_CHECKS[law]) for law in sorted(card.laws)),
+    )
 ]
 
 
@@ -71,3 +74,22 @@ def test_check_runs_the_contract_and_the_claimed_laws(without_shape_checks):
     results = check(card)
     assert [r.check for r in results] == [f.__name__ for f in CONTRACT] + sorted(card.laws)
     assert all(r.passed for r in results), [r for r in results if not r.passed]
+
+
+def halved(fn):
+    """So small that it bounds nothing."""
+    return lambda *data, **keywords: 0.01 * fn(*data, **keywords)
+
+
+def test_a_wrong_bound_is_noticed():
+    card = next(c for c in cards() if c.name == "ranknet")
+    for metric in ("ndcg", "mrr", "auc"):
+        with pytest.raises(AssertionError, match="below the bound"):
+            LAW_CHECKS[f"bounds:{metric}"](replace(card, fn=halved(card.fn)))
+
+
+def test_a_wrong_limit_is_noticed():
+    card = next(c for c in cards() if c.name == "softmax")
+    for metric in ("ndcg", "mrr", "ap"):
+        with pytest.raises(AssertionError):
+            LAW_CHECKS[f"converges_to:{metric}"](card)

@@ -13,10 +13,12 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 
+import families
 import pytest
 import torch
+from families import LISTS, MUTANTS, PAIRS, ROWS, SAME
 from references import on_lists
-from test_values import LISTS, PAIRS, ROWS, close, double, mask, tensors
+from test_values import close, double, mask, tensors
 
 from rankbench.cards import cards, find
 from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_agree, example
@@ -24,129 +26,7 @@ from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_ag
 WEIGHTS = [0.5, 1.0, 3.0, 2.0]
 CHECKS = [fn for fn in CONTRACT if fn not in (compiles, devices_agree)]
 
-# Loss → what is broken → (old, new). The old text occurs exactly once in the source.
-MUTANTS = {
-    "ranknet": {
-        "sign flipped": ("-torch.nn.functional.logsigmoid(", "torch.nn.functional.logsigmoid("),
-        "order reversed": (
-            "labels.unsqueeze(-1) > labels.unsqueeze(-2)",
-            "labels.unsqueeze(-1) < labels.unsqueeze(-2)",
-        ),
-        "ties trained": (
-            "labels.unsqueeze(-1) > labels.unsqueeze(-2)",
-            "labels.unsqueeze(-1) >= labels.unsqueeze(-2)",
-        ),
-        "mask ignored": (" & better.unsqueeze(-1) & where.unsqueeze(-2)", ""),
-        "half of the mask ignored": (" & where.unsqueeze(-2)", ""),
-        "steepness ignored": ("sigma * margins", "margins"),
-        "sum over pairs": (" / count.clamp(min=1)", ""),
-        "mean over all slots": ("torch.where(pairs, costs, 0.0).sum((-1, -2)) / count.clamp(min=1)",
-                                "torch.where(pairs, costs, 0.0).mean((-1, -2))"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("count > 0", "count >= 0"),
-        "first list's labels": ("labels.unsqueeze(-2)", "labels[:1].unsqueeze(-2)"),
-    },
-    "bce": {
-        "sign flipped": ("    relevant = -torch", "    relevant = torch"),
-        "classes exchanged": ("(1 - labels) * irrelevant", "labels * irrelevant"),
-        "factor dropped": ("pos_weight * labels", "labels"),
-        "factor on both": ("+ (1 - labels)", "+ pos_weight * (1 - labels)"),
-        "mask ignored": ("torch.where(where, costs, 0.0)", "costs"),
-        "sum over items": (" / count.clamp(min=1)", ""),
-        "mean over all slots": (".sum(-1) / count.clamp(min=1)", ".mean(-1)"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("count > 0", "count >= 0"),
-    },
-    "softmax": {
-        "sign flipped": ("values = -(", "values = ("),
-        "mask ignored": ("temperature, where)", "temperature, torch.ones_like(where))"),
-        "temperature multiplies": ("scores / temperature", "scores * temperature"),
-        "shares not taken": (" / torch.where(total > 0, total, 1.0)", ""),
-        "always shares": ("if normalize:", "if True:"),
-        "mean over slots": (").sum(-1)", ").mean(-1)"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("(values, total > 0", "(values, total >= 0"),
-    },
-    "listnet": {
-        "sign flipped": ("values = -(", "values = ("),
-        "mask of scores ignored": ("(scores / temperature, where)",
-                                   "(scores / temperature, torch.ones_like(where))"),
-        "mask of labels ignored": ("(labels / label_temperature, where)",
-                                   "(labels / label_temperature, torch.ones_like(where))"),
-        "temperature dropped": ("scores / temperature", "scores"),
-        "label temperature dropped": ("labels / label_temperature", "labels"),
-        "mean over slots": (".sum(-1)", ".mean(-1)"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("where.any(-1)", "torch.ones_like(where.any(-1))"),
-    },
-    "kl": {
-        "direction exchanged": ('direction == "reverse"', 'direction == "forward"'),
-        "sign flipped": ("(log_p - log_q)", "(log_q - log_p)"),
-        "student temperature multiplies": ("scores / student_temperature",
-                                           "scores * student_temperature"),
-        "teacher temperature dropped": ("teacher / teacher_temperature", "teacher"),
-        "square is no square": ("student_temperature**2", "student_temperature"),
-        "always squared": (" if square_temperature else values", ""),
-        "mask of scores ignored": ("(scores / student_temperature, where)",
-                                   "(scores / student_temperature, torch.ones_like(where))"),
-        "mask of labels ignored": ("(teacher / teacher_temperature, where)",
-                                   "(teacher / teacher_temperature, torch.ones_like(where))"),
-        "mean over slots": (".sum(-1)\n", ".mean(-1)\n"),
-        "single items counted": ("where.sum(-1) > 1", "where.sum(-1) > 0"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-    },
-    "margin_mse": {
-        "sign flipped": ("scores - teacher if", "scores + teacher if"),
-        "teacher ignored": ("scores - teacher if margin is None else scores", "scores"),
-        "margin flipped": ("- (margin or 0.0)", "+ (margin or 0.0)"),
-        "margin dropped": (" - (margin or 0.0)", ""),
-        "best pairs are all pairs": ('best_only=pairs == "positive"', "best_only=False"),
-        "not squared": (".square()", ""),
-        "sum over pairs": (" / count.clamp(min=1)", ""),
-        "mask ignored": ("mean_squared_difference(gaps, where)",
-                         "mean_squared_difference(gaps, torch.ones_like(where))"),
-        "single items counted": ("where.sum(-1) > 1", "where.sum(-1) > 0"),
-        "empty lists counted": ("count > 0", "count >= 0"),
-    },
-    "infonce": {
-        "hard negatives ignored": ("negatives=negatives, negatives_where=negatives_where,", ""),
-        "mask of negatives ignored": ("negatives_where=negatives_where,", ""),
-        "exclusions ignored": ("exclude=exclude, ", ""),
-        "other positives ignored": ("positives=positives, ", ""),
-        "temperature ignored": (", temperature=temperature", ""),
-        "similarity ignored": (", similarity=similarity", ""),
-        "union flipped": ("values = -masked_logsumexp", "values = masked_logsumexp"),
-        "weights ignored": ("weights=weights, reduction=reduction", "reduction=reduction"),
-        "weights of several positives ignored": ("weights, reduction)", "None, reduction)"),
-    },
-    "bidirectional_infonce": {
-        "hard negatives ignored": ("negatives=negatives,\n        "
-                                   "negatives_where=negatives_where, ", ""),
-        "mask of negatives ignored": ("negatives_where=negatives_where, ", ""),
-        "exclusions ignored": ("exclude=exclude, ", ""),
-        "own negatives always hidden": ("mask_own_negatives=mask_own_negatives,", ""),
-        "temperature ignored": (", temperature=temperature", ""),
-        "similarity ignored": ("similarity=similarity, ", ""),
-        "always joint": ('joint = partition == "joint"', "joint = True"),
-        "never joint": ('joint = partition == "joint"', "joint = False"),
-        "sum of partitions": (" / count.clamp(min=1)", ""),
-        "empty rows counted": ("count > 0", "count >= 0"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-    },
-    "flops": {
-        "sign kept": ("rows.abs().sum(0)", "rows.sum(0)"),
-        "not squared": ("means.square().sum()", "means.sum()"),
-        "mean over terms": ("means.square().sum()", "means.square().mean()"),
-        "square before the mean": ("rows.abs().sum(0)", "rows.square().sum(0)"),
-        "sum over rows": (" / where.sum().clamp(min=1)", ""),
-        "padding in the mean": ("where.sum().clamp(min=1)", "len(where)"),
-        "threshold not strict": ("> row_threshold", ">= row_threshold"),
-        "threshold ignored": ("torch.where(dense, rows, 0.0)", "rows"),
-        "dead rows leave the mean": ("where.sum().clamp(min=1)", "(rows != 0).any(-1).sum()"),
-    },
-}  # fmt: skip
-
-# Parts that losses share: module, function, the loss that notices → what is broken → (old, new).
+# Parts that all share: module, function, the loss that notices → what is broken → (old, new).
 SHARED = {
     ("core", "prepare_lists", "ranknet"): {
         "padded scores kept": ("torch.where(where, scores, zero)", "scores"),
@@ -173,58 +53,8 @@ SHARED = {
         "nothing is not zero": ("torch.where(some, inside.logsumexp(-1, keepdim=True), zero)",
                                 "inside.logsumexp(-1, keepdim=True)"),
     },
-    ("losses.contrastive", "_isolated", "infonce"): {
-        "sign flipped": ("costs = -torch", "costs = torch"),
-        "positives among the negatives": ("where & ~positive", "where"),
-        "mask ignored": ("where & ~positive", "~positive"),
-        "sum over positives": (" / positive.sum(-1).clamp(min=1)", ""),
-    },
-    ("losses.bidirectional", "_relative_blocks", "bidirectional_infonce"): {
-        "positive not subtracted": ("blocks[d][0] - positive", "blocks[d][0]"),
-        "positive always once": ("positive_once and {", "{"),
-        "positive never once": ("where & ~own", "where"),
-        "only the positive is left": ("where & ~own", "where & own"),
-    },
-    ("losses.distillation", "ordered_pairs", "margin_mse"): {
-        "order reversed": ("teacher.unsqueeze(-1) > teacher.unsqueeze(-2)",
-                           "teacher.unsqueeze(-1) < teacher.unsqueeze(-2)"),
-        "ties compared": ("teacher.unsqueeze(-1) > teacher.unsqueeze(-2)",
-                          "teacher.unsqueeze(-1) >= teacher.unsqueeze(-2)"),
-        "mask ignored": (" & where.unsqueeze(-1) & where.unsqueeze(-2)", ""),
-        "best is worst": ("better.any(-2)", "better.any(-1)"),
-    },
-    ("losses.distillation", "mean_squared_difference", "margin_mse"): {
-        "variance, not twice": ("2 * deviations", "deviations"),
-        "population variance": ("(count.squeeze(-1) - 1)", "count.squeeze(-1)"),
-        "not centred": ("values - mean, zero", "values, zero"),
-        "mean over slots": (" / count.clamp(min=1)", " / values.shape[-1]"),
-    },
-    ("candidates", "normalize", "infonce"): {
-        "not normalized": ("x * scale", "x"),
-        "no guard for zero vectors": ("torch.where(squared > 0, squared, 1.0).rsqrt()",
-                                      "squared.rsqrt()"),
-        "halves kept": ("x = as_float(x)", "pass"),
-    },
-    ("candidates", "in_batch_candidates", "infonce"): {
-        "padded negatives kept": ("torch.where(real[..., None], negatives, 0.0)", "negatives"),
-        "mask of negatives ignored": ("seen & real.flatten()", "seen.expand(batch, batch * k)"),
-        "positives can be excluded": ("positive | (torch", "(torch"),
-        "only the diagonal is positive": ("own if positives is None else own | positives", "own"),
-        "hard negatives are positive": ("positive.new_zeros(batch", "positive.new_ones(batch"),
-    },
-    ("candidates", "directional_candidates", "bidirectional_infonce"): {
-        "exclusion not transposed": ('"doc_to_query": ~hidden.T', '"doc_to_query": ~hidden'),
-        "exclusion kept on the diagonal": ("exclude & ~own", "exclude"),
-        "own text not hidden": ("hidden | hidden.T | own", "hidden | hidden.T"),
-        "twins one way only": ("hidden | hidden.T | own", "hidden | own"),
-        "own negatives never hidden": (" and mask_own_negatives", " and False"),
-        "own negatives always hidden": (" and mask_own_negatives", ""),
-        "negatives on the query side": ('if end == "doc" else {}', 'if end == "query" else {}'),
-    },
+    **families.SHARED,
 }  # fmt: skip
-
-# Changes of the sweep that do not change what a loss computes: (loss, the changed line) → why.
-SAME = {}
 
 # Mutants ----------------------------------------------------------------------------------------
 
@@ -301,6 +131,7 @@ def lists(kind: str, seed: int):
     label = {
         "binary": lambda: r.choice([0.0, 1.0]),
         "graded": lambda: float(r.randrange(4)),
+        "ranking": lambda: float(r.randrange(6)),
         "teacher": lambda: r.randrange(-12, 13) / 4,
     }[kind]
     scores = [[r.randrange(-24, 25) / 8 for _ in range(5)] for _ in range(4)]
@@ -412,7 +243,7 @@ def test_the_sweep_changes_something(card):
 
 @pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
 def test_every_loss_has_mutants(card):
-    assert len(MUTANTS.get(card.name, {})) >= 4, f"add mutants of {card.name} to the table"
+    assert len(MUTANTS.get(card.name, {})) >= 4, f"add mutants of {card.name} in families/"
 
 
 @pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)

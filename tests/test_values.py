@@ -5,80 +5,13 @@ import math
 import pytest
 import references
 import torch
+from families import LISTS, PAIRS, ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rankbench.cards import cards, find
 
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude"}
-
-
-# Losses on lists: reference and settings. Every keyword of a loss appears with a value that is not
-# its default (see test_every_setting_is_compared).
-LISTS = {
-    "bce": (references.bce, [{}, {"pos_weight": 3.0}]),
-    "ranknet": (references.ranknet, [{}, {"sigma": 2.5}]),
-    "softmax": (
-        references.softmax,
-        [{}, {"temperature": 0.3}, {"normalize": False}, {"normalize": False, "temperature": 2.0}],
-    ),
-    "listnet": (
-        references.listnet,
-        [{}, {"temperature": 0.5}, {"label_temperature": 2.0}],
-    ),
-    "kl": (
-        references.kl,
-        [
-            {},
-            {"student_temperature": 2.0},
-            {"student_temperature": 2.0, "square_temperature": True},
-            {"teacher_temperature": 0.5},
-            {"direction": "reverse"},
-            {"direction": "reverse", "student_temperature": 0.5, "teacher_temperature": 2.0},
-        ],
-    ),
-    "margin_mse": (
-        references.margin_mse,
-        [
-            {},
-            {"pairs": "ordered"},
-            {"pairs": "positive"},
-            {"pairs": "ordered", "margin": 1.5},
-            {"pairs": "positive", "margin": 1.5},
-        ],
-    ),
-}
-PAIRS = {
-    "infonce": (
-        references.infonce,
-        [
-            {},
-            {"temperature": 0.5},
-            {"similarity": "dot", "temperature": 1.0},
-            {"multi_positive": "union", "temperature": 0.5},
-            {"multi_positive": "isolated", "temperature": 0.5},
-        ],
-    ),
-    "bidirectional_infonce": (
-        references.bidirectional_infonce,
-        [
-            {},
-            {"temperature": 0.5, "mask_own_negatives": False},
-            {"temperature": 0.5, "positive_once": True},
-            {"temperature": 0.5, "partition": "per_direction"},
-            {"similarity": "dot", "temperature": 1.0},
-            {"temperature": 0.5, "directions": ("query_to_doc", "doc_to_query")},
-            {
-                "temperature": 0.5,
-                "directions": ("doc_to_query", "query_to_query"),
-                "partition": "per_direction",
-            },
-            {"temperature": 0.5, "directions": ("query_to_doc", "doc_to_doc")},
-            {"temperature": 0.5, "directions": ("query_to_query",)},
-        ],
-    ),
-}
-ROWS = {"flops": (references.flops, [{}, {"row_threshold": 1}, {"row_threshold": 2}])}
 
 
 def grid(table):
@@ -98,6 +31,7 @@ def ragged_lists(draw, kind):
     label = {
         "binary": st.sampled_from([0.0, 1.0]),
         "graded": st.integers(0, 3).map(float),
+        "ranking": st.integers(0, 5).map(float),
         "teacher": st.integers(-12, 12).map(lambda x: x / 4),
     }[kind]
 
@@ -221,7 +155,7 @@ TABLES = {**LISTS, **PAIRS, **ROWS}
 
 @pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
 def test_every_loss_has_a_reference(card):
-    assert card.name in TABLES, f"add {card.name} to references.py and to the tables above"
+    assert card.name in TABLES, f"add a reference of {card.name} in families/"
 
 
 @pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
@@ -236,7 +170,7 @@ def test_every_setting_is_compared(card):
 @pytest.mark.parametrize("name", LISTS)
 def test_a_single_item_equals_the_reference(name):
     card = find(name)
-    label = {"binary": 1.0, "graded": 2.0, "teacher": -0.7}[card.labels]
+    label = {"binary": 1.0, "graded": 2.0, "ranking": 2.0, "teacher": -0.7}[card.labels]
     expected = references.on_lists(TABLES[name][0], [[0.3]], [[label]], [[True]])
     close(card.fn(double([[0.3]]), double([[label]])), expected)
 

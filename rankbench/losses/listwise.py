@@ -24,7 +24,7 @@ from rankbench.core import (
       use_when="One or few relevant items per list, in-batch lists; the top matters.",
       avoid_when="Most lists have no relevant item, or labels are negative.",
       time="n", memory="n", default=True, aliases=("softmax_cross_entropy", "binary_listnet"),
-      laws={"shift_invariant", "convex", "nonnegative"},
+      laws={"shift_invariant", "convex", "nonnegative", "bounds:mrr", "bounds:ndcg"},
       elsewhere={"rax": "softmax_loss = sum_labels * ours",
                  "allrank": "binary_listNet"})  # fmt: skip
 def softmax_loss(

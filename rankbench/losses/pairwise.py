@@ -35,7 +35,7 @@ def best_labelled(
       avoid_when="Long lists where only the top matters.",
       time="n·m", memory="n·m", default=True, aliases=("rank_net", "pairwise_logistic"),
       laws={"shift_invariant", "order_only", "convex", "nonnegative", "zero_at_perfect",
-            "pulls_up_positives"},
+            "pulls_up_positives", "bounds:auc"},
       elsewhere={"rax": "pairwise_logistic_loss", "lightning_ir": "RankNet", "allrank": "rankNet",
                  "sentence_transformers": "RankNetLoss = ours / ln2"})  # fmt: skip
 def ranknet_loss(

@@ -1,0 +1,34 @@
+"""One file per family of losses; here their tables become one.
+
+A family has loop references of its losses (plain floats, plain loops, from the paper; None for a
+list that has nothing to learn from) and these tables, each of which may be missing:
+
+LISTS, PAIRS, ROWS: loss → (reference, settings); every keyword of a loss appears in one of the
+settings with a value that is not its default.
+MUTANTS: loss → what is broken → (old, new); the old text occurs once in the source.
+SHARED: (module, function, loss that notices) → what is broken → (old, new).
+SAME: (loss, changed line) → why the change changes nothing.
+CASES: golden case → how to get its number from ours. LATER: golden case → why not yet.
+FAMILIES: the families of golden cases that belong here.
+"""
+
+import importlib
+import pkgutil
+
+MODULES = [importlib.import_module(f"families.{m.name}") for m in pkgutil.iter_modules(__path__)]
+
+
+def merged(name: str) -> dict:
+    """The tables of one name; nothing may be claimed twice."""
+    table = {}
+    for module in MODULES:
+        own = getattr(module, name, {})
+        assert not table.keys() & own.keys(), f"{name} of {module.__name__} repeats a key"
+        table |= own
+    return table
+
+
+LISTS, PAIRS, ROWS = merged("LISTS"), merged("PAIRS"), merged("ROWS")
+MUTANTS, SHARED, SAME = merged("MUTANTS"), merged("SHARED"), merged("SAME")
+CASES, LATER = merged("CASES"), merged("LATER")
+FAMILIES = set().union(*(getattr(m, "FAMILIES", set()) for m in MODULES))
