@@ -23,7 +23,7 @@ from test_values import close, double, mask, tensors
 from rankbench.cards import cards, find
 from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_agree, example
 
-WEIGHTS = [0.5, 1.0, 3.0, 2.0]
+WEIGHTS = [0.5, 1.0, 3.0, 2.0, 1.5]
 CHECKS = [fn for fn in CONTRACT if fn not in (compiles, devices_agree)]
 
 # Parts that all share: module, function, the loss that notices → what is broken → (old, new).
@@ -126,7 +126,7 @@ def sweep(fn) -> Iterator[tuple[str, str]]:
 
 
 def lists(kind: str, seed: int):
-    """Ragged lists with ties, a list of one, an empty list and weights."""
+    """Ragged lists with ties, a list of one, an empty one, one of tied labels, and weights."""
     r = random.Random(seed)
     label = {
         "binary": lambda: r.choice([0.0, 1.0]),
@@ -134,10 +134,10 @@ def lists(kind: str, seed: int):
         "ranking": lambda: float(r.randrange(6)),
         "teacher": lambda: r.randrange(-12, 13) / 4,
     }[kind]
-    scores = [[r.randrange(-24, 25) / 8 for _ in range(5)] for _ in range(4)]
-    labels = [[label() for _ in range(5)] for _ in range(4)]
-    one, none = [False, True, False, False, False], [False] * 5
-    return scores, labels, [[True, False, True, True, False], one, [True] * 5, none], WEIGHTS
+    scores = [[r.randrange(-24, 25) / 8 for _ in range(5)] for _ in range(5)]
+    labels = [*([label() for _ in range(5)] for _ in range(4)), [float(seed % 2)] * 5]
+    ragged, one = [True, False, True, True, False], [False, True, False, False, False]
+    return scores, labels, [ragged, one, [True] * 5, [False] * 5, [True] * 5], WEIGHTS
 
 
 def pairs(seed: int, several: bool):
@@ -154,7 +154,7 @@ def pairs(seed: int, several: bool):
         "negatives": [vectors(2) for _ in range(4)],
         "negatives_where": coins(2),
         "exclude": [[True] * 4, *coins(4)[1:]],  # query 0 is compared with nothing but its own
-        "weights": WEIGHTS,
+        "weights": WEIGHTS[:4],
     }
     if several:
         keywords["positives"] = coins(4)

@@ -4,6 +4,7 @@ from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
+from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -17,6 +18,8 @@ __all__ = [
     "rank_cosine_loss",
     "pearson_loss",
     "z_loss",
+    "wasserstein_loss",
+    "batch_wasserstein_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",

@@ -1,0 +1,101 @@
+"""What holds for transport losses beyond the contract and the references."""
+
+import pytest
+import torch
+from families.transport import wasserstein
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankbench.losses import batch_wasserstein_loss, wasserstein_loss
+
+lists = st.integers(2, 6).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(-24, 24).map(lambda x: x / 8), min_size=n, max_size=n),
+        st.lists(st.integers(0, 3).map(float), min_size=n, max_size=n),
+    )
+)
+
+
+def double(x):
+    return torch.tensor(x, dtype=torch.float64)
+
+
+@given(lists)
+def test_the_loss_lies_between_zero_and_the_width_of_the_labels(data):
+    s, y = map(double, data)
+    assert -1e-12 <= wasserstein_loss(s, y) <= y.max() - y.min() + 1e-12
+
+
+@given(lists)
+def test_expected_grades_differ_by_no_more_than_the_loss(data):
+    s, y = map(double, data)
+    gap = ((s.softmax(0) - y.softmax(0)) * y).sum().abs()
+    assert y.min() == y.max() or wasserstein_loss(s, y) >= gap - 1e-12
+
+
+@given(lists)
+def test_squared_distances_cost_at_least_the_square_of_distances(data):
+    s, y = map(double, data)
+    assert wasserstein_loss(s, y, order=2) >= wasserstein_loss(s, y) ** 2 - 1e-12
+
+
+@given(lists)
+def test_tied_labels_share_one_place(data):
+    s, y = map(double, data)
+    for order in (1, 2):
+        there = wasserstein_loss(s, y, order=order)
+        torch.testing.assert_close(there, wasserstein_loss(s.flip(0), y.flip(0), order=order))
+
+
+def test_the_gradient_of_squared_distances_is_that_of_finite_differences():
+    g = torch.Generator().manual_seed(0)
+    y = torch.tensor([3.0, 0.0, 1.0, 1.0, 2.0, 0.0], dtype=torch.float64)
+    for _ in range(5):
+        s = torch.randn(6, generator=g, dtype=torch.float64).requires_grad_()
+        assert torch.autograd.gradcheck(lambda x: wasserstein_loss(x, y, order=2), s)
+
+
+def test_half_of_a_scale_is_carried_half_of_the_way():
+    value = wasserstein([0.0, 0.0], [0.0, 4.0], label_temperature=0.01)
+    assert value == pytest.approx(2.0)
+    ours = wasserstein_loss(torch.zeros(2), torch.tensor([0.0, 4.0]), label_temperature=0.01)
+    assert ours.item() == pytest.approx(2.0)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ValueError, match="unknown order '3'"):
+        wasserstein_loss(torch.zeros(2), torch.ones(2), order=3)
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+def test_one_list_has_no_covariance():
+    s, y = double([[0.5, -1.0, 2.0]]), double([[1.0, 0.0, 3.0]])
+    expected = (s.softmax(-1) - y.softmax(-1)).square().sum()
+    torch.testing.assert_close(batch_wasserstein_loss(s, y), expected)
+
+
+def test_equal_clouds_are_at_distance_zero():
+    s = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert batch_wasserstein_loss(s, s).abs() < 1e-12
+    assert batch_wasserstein_loss(s, s.flip(0)).abs() < 1e-12
+
+
+def test_the_distance_of_gaussians_is_found_by_matrix_roots():
+    g = torch.Generator().manual_seed(1)
+    s, y = torch.randn(2, 9, 4, dtype=torch.float64, generator=g)
+    x, z = s.softmax(-1), (y / 0.5).softmax(-1)
+    values = torch.linalg.eigvals(x.T.cov() @ z.T.cov()).real.clamp(min=0)
+    expected = (x.mean(0) - z.mean(0)).square().sum() + x.T.cov().trace() + z.T.cov().trace()
+    ours = batch_wasserstein_loss(s, y, label_temperature=0.5)
+    torch.testing.assert_close(ours, expected - 2 * values.sqrt().sum())
+
+
+def test_the_gradient_of_the_batch_form_is_finite_and_right():
+    g = torch.Generator().manual_seed(2)
+    s, y = torch.randn(2, 6, 4, dtype=torch.float64, generator=g)
+    assert torch.autograd.gradcheck(lambda x: batch_wasserstein_loss(x, y), s.requires_grad_())
+    single = s[:1].detach().requires_grad_()
+    batch_wasserstein_loss(single, y[:1]).backward()
+    assert single.grad.isfinite().all()
