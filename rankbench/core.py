@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Reduction', 'UnknownName', 'as_float', 'check_shape', 'check_mask', 'prepare_lists', 'check_positive',
-           'masked_logsumexp', 'masked_log_softmax', 'reduce_lists']
+           'masked_logsumexp', 'masked_log_softmax', 'reduce_lists', 'reduce_items']
 
 # %% ../nbs/core/10_lists.ipynb #ab0c9fcf
 import difflib
@@ -129,3 +129,15 @@ def reduce_lists(
     weights = torch.where(counted, weights, 0.0)
     total, mass = (weights * values).sum(), weights.sum()
     return total if reduction == "sum" else total / torch.where(mass > 0, mass, 1.0)
+
+# %% ../nbs/core/10_lists.ipynb #ac6d4df9
+def reduce_items(
+    costs: Float[Tensor, "*lists items"],  # The cost of each item; anything in padded slots.
+    where: Bool[Tensor, "*lists items"],  # True for real items.
+    weights: Shaped[Tensor, "..."] | None = None,  # One weight per list.
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
+    """Average over the items of a list, then combine lists."""
+    count = where.sum(-1)
+    values = torch.where(where, costs, 0.0).sum(-1) / count.clamp(min=1)
+    return reduce_lists(values, count > 0, weights, reduction)

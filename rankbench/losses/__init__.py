@@ -1,6 +1,7 @@
 """Every loss of the library, by family. Importing this loads torch and nothing heavy."""
 
 from rankbench.losses.pointwise import bce_loss
+from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
@@ -12,6 +13,9 @@ from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
     "bce_loss",
+    "mse_loss",
+    "huber_loss",
+    "ordinal_loss",
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['bce_loss']
 
-# %% ../../nbs/losses/10_pointwise.ipynb #97283402
+# %% ../../nbs/losses/10_pointwise.ipynb #262e3d42
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from ..cards import loss
-from ..core import Reduction, check_positive, prepare_lists, reduce_lists
+from ..core import Reduction, check_positive, prepare_lists, reduce_items
 
-# %% ../../nbs/losses/10_pointwise.ipynb #4111e335
+# %% ../../nbs/losses/10_pointwise.ipynb #679ab9e3
 @loss(family="pointwise", signature="scores", labels="binary", source="cox1958",
       use_when="Scores must be probabilities, or items are judged without a list.",
       avoid_when="Only the order matters and relevant items are rare.",
@@ -40,6 +40,4 @@ def bce_loss(
     relevant = -torch.nn.functional.logsigmoid(scores)
     irrelevant = -torch.nn.functional.logsigmoid(-scores)
     costs = pos_weight * labels * relevant + (1 - labels) * irrelevant
-    count = where.sum(-1)
-    values = torch.where(where, costs, 0.0).sum(-1) / count.clamp(min=1)
-    return reduce_lists(values, count > 0, weights, reduction)
+    return reduce_items(costs, where, weights, reduction)

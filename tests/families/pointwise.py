@@ -25,11 +25,8 @@ MUTANTS = {
         "classes exchanged": ("(1 - labels) * irrelevant", "labels * irrelevant"),
         "factor dropped": ("pos_weight * labels", "labels"),
         "factor on both": ("+ (1 - labels)", "+ pos_weight * (1 - labels)"),
-        "mask ignored": ("torch.where(where, costs, 0.0)", "costs"),
-        "sum over items": (" / count.clamp(min=1)", ""),
-        "mean over all slots": (".sum(-1) / count.clamp(min=1)", ".mean(-1)"),
+        "mask ignored": ("costs, where,", "costs, torch.ones_like(where),"),
         "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("count > 0", "count >= 0"),
     },
 }  # fmt: skip
 
