@@ -2,6 +2,8 @@
 
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
+from rankbench.losses.focusing import asymmetric_loss, focal_loss, poly1_loss
+from rankbench.losses.imbalance import ldam_loss, squentropy_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
@@ -16,6 +18,11 @@ __all__ = [
     "mse_loss",
     "huber_loss",
     "ordinal_loss",
+    "poly1_loss",
+    "focal_loss",
+    "asymmetric_loss",
+    "ldam_loss",
+    "squentropy_loss",
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
