@@ -462,7 +462,7 @@ def bench_table(record: dict[str, Any]) -> list[dict[str, str]]:
         })  # fmt: skip
     return table
 
-# %% ../nbs/training/50_bench.ipynb #49c7d8eb
+# %% ../nbs/training/50_bench.ipynb #a83f8c7f
 LENGTHS = (250, 500, 1000, 2000, 4000, 8000)
 CLAIMS = {
     "n": lambda n: n, "n log n": lambda n: n * math.log(n),
@@ -473,7 +473,7 @@ CLAIMS = {
 SLACK = {"time": 0.25, "memory": 0.1}
 
 
-def slope(lengths: Sequence[int], costs: Sequence[float]) -> float:
+def slope(lengths: Sequence[int], costs: Sequence[int | float]) -> float:
     """Exponent of a power law, by least squares on logarithms."""
     x = torch.tensor([math.log(n) for n in lengths], dtype=torch.float64)
     y = torch.tensor([math.log(max(c, 1e-12)) for c in costs], dtype=torch.float64)
@@ -486,7 +486,7 @@ def claimed_slope(claim: str, lengths: Sequence[int]) -> float | None:
     known = [c for c in CLAIMS if claim == c or claim.startswith((c + " ·", c + "·"))]
     return slope(lengths, [CLAIMS[max(known, key=len)](n) for n in lengths]) if known else None
 
-# %% ../nbs/training/50_bench.ipynb #9f22603e
+# %% ../nbs/training/50_bench.ipynb #8c0f1788
 def growth_of(
     card: LossCard,
     lengths: Sequence[int] = LENGTHS,
@@ -512,7 +512,7 @@ def growth_of(
     return [_growth_row(card.name, what, getattr(card, what), used, costs[what]) for what in costs]
 
 
-def _growth_row(loss: str, what: str, claim: str, lengths: list[int], costs: list[float]) -> dict:
+def _growth_row(loss: str, what: str, claim: str, lengths: list[int], costs: list) -> dict:
     tail = slice(len(lengths) // 2 - (len(lengths) < 4), None)
     claimed, measured = claimed_slope(claim, lengths[tail]), slope(lengths[tail], costs[tail])
     kept = None if claimed is None else measured <= claimed + SLACK[what]

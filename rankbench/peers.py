@@ -176,33 +176,35 @@ def allrank(name: str, expected: Callable | None = None, **settings):
 # rax --------------------------------------------------------------------------------------------
 
 
-def rax(name: str, expected: Callable | None = None, pairs: bool = False, metric: str = ""):
+def sum_labels(lists) -> Callable[[Tensor], Tensor]:
+    """rax multiplies a list by the sum of its labels."""
+    total = torch.where(lists.where, lists.labels, 0.0).sum(-1)
+    return lambda values: (values * total).mean()
+
+
+def rax(name: str, expected: Callable = lambda lists: mean, metric: str = "", softmax: bool = False):
+    """Compiled by jax; `expected` makes the conversion for given lists."""
+
     def make(lists):
-        os.environ.setdefault(
-            "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        )
+        one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ.setdefault("XLA_FLAGS", one_thread)
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        jax, library = import_module("jax"), import_module("rax")
+        jax, library, numpy = (import_module(m) for m in ("jax", "rax", "numpy"))
         fn = library.approx_t12n(getattr(library, metric)) if metric else getattr(library, name)
-        scores, labels, where = (
-            jax.numpy.asarray(x.numpy()) for x in (lists.scores, lists.labels, lists.where)
-        )
-        targets = (lambda y: jax.nn.softmax(y, where=where)) if expected == "listnet" else None
-        call = lambda s: fn(s, targets(labels) if targets else labels, where=where)  # noqa: E731
+        data = (lists.scores, lists.labels, lists.where)
+        scores, labels, where = (jax.numpy.asarray(x.numpy()) for x in data)
+
+        def call(s):
+            return fn(s, jax.nn.softmax(labels, where=where) if softmax else labels, where=where)
+
         both = jax.jit(jax.value_and_grad(call))
 
         def step():
             value, gradient = both(scores)
             return value, gradient.block_until_ready()
 
-        back = {"listnet": mean, "minus_one": minus_one, None: mean}.get(expected, expected)
-        if expected == "sum_labels":
-            total = torch.where(lists.where, lists.labels, 0.0).sum(-1)
-            back = lambda values: (values * total).mean()  # noqa: E731
-        if pairs:
-            back = over_pairs(lists)
-        import_array = import_module("numpy").asarray
-        return Peer(step, back, lambda g: torch.from_numpy(import_array(g).copy()), torch=False)
+        spread = lambda g: torch.from_numpy(numpy.array(g))  # noqa: E731
+        return Peer(step, expected(lists), spread, torch=False)
 
     return make
 
@@ -214,7 +216,6 @@ PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
     "sentence_transformers": ("sentence-transformers", {
         "ranknet": sentence_transformers("RankNetLoss"),
         "lambda": sentence_transformers("LambdaLoss", weighting_scheme="NDCGLoss2PPScheme"),
-        "lambdarank": sentence_transformers("LambdaLoss", weighting_scheme="LambdaRankScheme"),
         "lambda@10": sentence_transformers(
             "LambdaLoss", weighting_scheme="NDCGLoss2PPScheme", k=10),
         "listmle": sentence_transformers("ListMLELoss", respect_input_order=False),
@@ -231,8 +232,6 @@ PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
         "ranknet": allrank("rankNet"),
         "lambda": allrank("lambdaLoss", weighing_scheme="ndcgLoss2PP_scheme", reduction="mean",
                           reduction_log="natural"),
-        "lambdarank": allrank("lambdaLoss", weighing_scheme="lambdaRank_scheme", reduction="mean",
-                              reduction_log="natural"),
         "approx_ndcg": allrank("approxNDCGLoss", minus_one),
         "listmle": allrank("listMLE"),
         "listnet": allrank("listNet"),
@@ -240,14 +239,14 @@ PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
         "neural_ndcg": allrank("neuralNDCG", minus_one),
     }),
     "rax": ("rax", {
-        "ranknet": rax("pairwise_logistic_loss", pairs=True),
-        "hinge": rax("pairwise_hinge_loss", pairs=True),
-        "soft_zero_one": rax("pairwise_soft_zero_one_loss", pairs=True),
-        "approx_ndcg": rax("", "minus_one", metric="ndcg_metric"),
-        "approx_mrr": rax("", "minus_one", metric="mrr_metric"),
+        "ranknet": rax("pairwise_logistic_loss", over_pairs),
+        "hinge": rax("pairwise_hinge_loss", over_pairs),
+        "soft_zero_one": rax("pairwise_soft_zero_one_loss", over_pairs),
+        "approx_ndcg": rax("", lambda lists: minus_one, metric="ndcg_metric"),
+        "approx_mrr": rax("", lambda lists: minus_one, metric="mrr_metric"),
         "listmle": rax("listmle_loss"),
-        "listnet": rax("softmax_loss", "listnet"),
-        "softmax": rax("softmax_loss", "sum_labels"),
+        "listnet": rax("softmax_loss", softmax=True),
+        "softmax": rax("softmax_loss", sum_labels),
         "unique_softmax": rax("unique_softmax_loss"),
     }),
 }  # fmt: skip
