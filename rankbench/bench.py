@@ -10,7 +10,7 @@ __all__ = ['SAMPLE', 'SHAPES', 'CASES', 'TOLERANCE', 'LENGTHS', 'CLAIMS', 'SLACK
            'start_record', 'read_bench', 'bench_table', 'slope', 'claimed_slope', 'growth_of', 'run_growth',
            'growth_table', 'plot_bench']
 
-# %% ../nbs/training/50_bench.ipynb #4b2145a1
+# %% ../nbs/training/50_bench.ipynb #4b8c1b38
 import json
 import math
 import os
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .cards import LossCard, cards, find
 from .core import UnknownName
-from .peers import PEERS, Peer, installed, make_peer, torch_step
+from .peers import LONGEST, PEERS, Peer, installed, make_peer, torch_step
 from .records import provenance, write_json
 
 # %% ../nbs/training/50_bench.ipynb #3f5ee8b6
@@ -354,7 +354,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row.update(bar=bar, met=row["ratio"] <= bar)
     return judged
 
-# %% ../nbs/training/50_bench.ipynb #51625211
+# %% ../nbs/training/50_bench.ipynb #ad1b1090
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch with a single thread."""
@@ -371,7 +371,9 @@ def _units(cases: Sequence[Case], shapes: Sequence[tuple[int, int]], libraries: 
     for shape in shapes:
         for case in cases:
             if shape[0] * shape[1] ** 2 <= case.largest:
-                yield from ((case, shape, name) for name in rival_names(case, libraries))
+                for name in rival_names(case, libraries):
+                    if shape[1] <= LONGEST.get((name, case.name), math.inf):
+                        yield case, shape, name
 
 
 def _row(case: Case, shape: tuple[int, int], name: str, rounds: int, seconds: float) -> dict:

@@ -251,6 +251,9 @@ PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
     }),
 }  # fmt: skip
 
+# Longest lists that a library is given: allRank's RankNet makes a Python list of all pairs.
+LONGEST = {("allrank", "ranknet"): 1000}
+
 
 def installed(library: str) -> str | None:
     """The version of a peer, or None."""

@@ -251,6 +251,13 @@ def test_a_library_that_fails_is_a_row(monkeypatch):
     assert bench_table(record)[1]["time"] == "–"
 
 
+def test_lists_that_a_library_cannot_hold_are_left_out(monkeypatch):
+    monkeypatch.setitem(PEERS, "slow", ("torch", {"softmax": None}))
+    monkeypatch.setitem(bench.LONGEST, ("slow", "softmax"), 11)
+    record = run_bench(["softmax"], **{**QUICK, "libraries": ["slow"]})
+    assert [r["against"] for r in record["rows"]] == ["dense"]
+
+
 def test_a_library_that_is_not_installed_is_absent(monkeypatch):
     monkeypatch.setitem(PEERS, "nowhere", ("no-such-distribution", {"softmax": None}))
     record = run_bench(["softmax"], **{**QUICK, "libraries": ["nowhere"]})
