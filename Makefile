@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 SCRIPT := $(BIN)/python scripts/notebooks.py
 FORMATTED := nbs scripts tests setup.py
 export OMP_NUM_THREADS ?= 1
@@ -81,6 +82,20 @@ notebooks: install ## Run the notebooks with their assertions, saving nothing (N
 
 docs-check: install ## What can be checked of the site without Quarto: links, sizes, outputs
 	$(SCRIPT) docs-check
+
+##@ Measure
+.PHONY: bench
+
+# allRank asks for packages of 2020 that its losses do not use; hence --no-deps.
+$(PEERS): $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,peers]' \
+		|| echo "Some libraries could not be installed; the table names them as absent." >&2
+	$(BIN)/python -m pip install -c constraints.txt --no-deps allRank || true
+	@touch $@
+
+bench: $(PEERS) ## Measure the losses against other libraries, and their growth against their cards
+	$(BIN)/rankbench bench --progress --output data/results/bench/losses.json
+	$(BIN)/rankbench bench --progress --growth --output data/results/bench/growth.json
 
 ##@ Site
 .PHONY: docs preview quarto

@@ -17,7 +17,7 @@ def requirements(key):
 
 
 lib = settings["lib_path"]
-hub, dev = requirements("hub_requirements"), requirements("dev_requirements")
+extras = {name: requirements(f"{name}_requirements") for name in ("hub", "dev", "peers")}
 setup(
     name=settings["lib_name"],
     version=settings["version"],
@@ -35,7 +35,7 @@ setup(
     package_dir={f"{lib}._data": "data"},
     package_data={f"{lib}._data": ["*.bib"], f"{lib}.training": ["*.html"]},
     install_requires=requirements("requirements"),
-    extras_require={"hub": hub, "dev": dev},
+    extras_require=extras,
     entry_points={"console_scripts": requirements("console_scripts")},
     classifiers=[
         "Development Status :: 3 - Alpha",

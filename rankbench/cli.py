@@ -20,6 +20,7 @@ examples:
   rankbench compare --losses infonce,bidirectional_infonce,ranknet
   rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
   rankbench collection stats pydocs
+  rankbench bench --losses softmax,listnet --shapes 64x100
 """
 
 
@@ -234,6 +235,55 @@ def collection(args) -> int:
     return 0
 
 
+def shapes(text: str) -> list[tuple[int, int]]:
+    """Lists x items, comma-separated."""
+    try:
+        found = [tuple(int(n) for n in shape.split("x")) for shape in text.split(",")]
+        if all(len(s) == 2 and s[0] > 0 and s[1] > 1 for s in found):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"--shapes is {text!r}; expected lists x items, such as 64x100,16x1000")
+
+
+def bench(args) -> int:
+    from rankbench.bench import bench_table, growth_table, run_bench, run_growth
+    from rankbench.peers import PEERS
+
+    names = args.losses and [name.strip() for name in args.losses.split(",")]
+    progress = not args.json and sys.stderr.isatty() or args.progress
+    if args.growth:
+        record = run_growth(names, output=args.output, progress=progress)
+        text = table(growth_table(record), right=("claimed", "measured", "up to n"))
+    else:
+        peers = None if args.peers is None else [p for p in args.peers.split(",") if p]
+        record = run_bench(
+            names, shapes(args.shapes), peers, args.rounds, output=args.output, progress=progress
+        )
+        text = table(bench_table(record), right=("memory",), gap=" ")
+    if args.json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        print(text)
+        for row in record["rows"]:
+            if "error" in row:
+                print(
+                    f"{row['case']} {row['lists']}x{row['items']}, {row['against']}: {row['error']}"
+                )
+        if not args.growth:
+            missing = [PEERS[name][0] for name, v in record["peers"].items() if not v]
+            print(
+                "\ntime, memory: ours / theirs, below 1 is better; time with the range of rounds."
+            )
+            for what, absent in (("libraries", missing), ("losses", record["absent"])):
+                if absent:
+                    print(wrap(f"not here: {', '.join(absent)}", what))
+    if not record["complete"]:
+        print("\ninterrupted; the rows above are finished.", file=sys.stderr)
+        return 130
+    return 0
+
+
 def make_parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = Parser(
@@ -286,6 +336,23 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="where results go (default: results/NAME-DIGEST)"
     )
     sub.add_argument("--resume", action="store_true", help="go on in an existing output folder")
+    sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
+
+    sub = command(
+        "bench", bench, "Measure losses against the same losses of other installed libraries.",
+        epilog="Forward and backward pass, float32, 40 % padding, one thread, CPU time, taken in\n"
+        "turns. Values are compared first. `make bench` installs the other libraries.",
+    )  # fmt: skip
+    sub.add_argument(
+        "--losses", metavar="A,B,...", help="cases, such as ranknet,lambda@10 (default: all)"
+    )
+    sub.add_argument("--shapes", default="64x100,16x1000,4x4000", metavar="LISTSxITEMS,...",
+                     help="sizes (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--rounds", type=int, default=9, help="ratios per row (default: %(default)s)")
+    sub.add_argument("--peers", metavar="A,B,...", help="libraries (default: those installed)")
+    sub.add_argument("--growth", action="store_true",
+                     help="instead: growth of time and memory with list length, claimed and measured")  # fmt: skip
+    sub.add_argument("--output", metavar="FILE", help="write the record there, row by row")
     sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
 
     sub = command("collection", collection, "Build a collection, or count what is in one.")

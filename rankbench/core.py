@@ -52,7 +52,7 @@ def check_mask(name: str, mask: Tensor, shape: tuple, like: str) -> None:
         raise ValueError(f"{name} has dtype {mask.dtype}; expected torch.bool. Use {name}.bool().")
     check_shape(name, mask, shape, like)
 
-# %% ../nbs/core/10_lists.ipynb #696cfad9
+# %% ../nbs/core/10_lists.ipynb #3d15fa36
 def prepare_lists(
     scores: Float[Tensor, "*lists items"],  # Model scores; higher means more relevant.
     labels: Shaped[Tensor, "..."],  # Relevance grades or teacher scores, one per score.
@@ -64,17 +64,13 @@ def prepare_lists(
     if scores.ndim == 0:
         raise ValueError("scores has no axis; expected [*lists, items]. Use scores[None].")
     check_shape("labels", labels, scores.shape, "scores has")
-    if where is None:
-        where = torch.ones_like(scores, dtype=torch.bool)
-    else:
-        check_mask("where", where, scores.shape, "scores has")
     scores = as_float(scores)
+    labels = labels.to(scores.dtype)
+    if where is None:
+        return scores, labels, torch.ones_like(scores, dtype=torch.bool)
+    check_mask("where", where, scores.shape, "scores has")
     zero = scores.new_zeros(())
-    return (
-        torch.where(where, scores, zero),
-        torch.where(where, labels.to(scores.dtype), zero),
-        where,
-    )
+    return torch.where(where, scores, zero), torch.where(where, labels, zero), where
 
 # %% ../nbs/core/10_lists.ipynb #6168bb2e
 def check_positive(
@@ -86,7 +82,7 @@ def check_positive(
     if not isinstance(value, Tensor) and not value > 0:
         raise ValueError(f"{name} is {value}; expected a number above 0, such as {such_as}.")
 
-# %% ../nbs/core/10_lists.ipynb #bf9f3d7b
+# %% ../nbs/core/10_lists.ipynb #dd529d67
 def masked_logsumexp(
     scores: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
     where: Bool[Tensor, "*lists items"],  # True for the items that count.
@@ -94,23 +90,22 @@ def masked_logsumexp(
 ) -> Float[Tensor, "..."]:  # 0 for a list without items.
     """log Σ exp over the items that count."""
     some = where.any(-1, keepdim=True)
-    zero = scores.new_zeros(())
-    inside = torch.where(some, scores.masked_fill(~where, -torch.inf), zero)
-    result = torch.where(some, inside.logsumexp(-1, keepdim=True), zero)
+    outside = scores.new_zeros(some.shape).masked_fill(some, -torch.inf)  # exp(-inf) is fast
+    result = torch.where(where, scores, outside).logsumexp(-1, keepdim=True)
+    result = torch.where(some, result, 0.0)
     return result if keepdim else result.squeeze(-1)
 
-# %% ../nbs/core/10_lists.ipynb #5b7efeb1
+# %% ../nbs/core/10_lists.ipynb #422fc5ae
 def masked_log_softmax(
     scores: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
     where: Bool[Tensor, "*lists items"],  # True for the items that count.
 ) -> Float[Tensor, "*lists items"]:  # 0 in padded slots.
     """log softmax over the items that count."""
-    some = where.any(-1, keepdim=True)
-    zero = scores.new_zeros(())
-    inside = torch.where(some, scores.masked_fill(~where, -torch.inf), zero)
-    return torch.where(where, inside.log_softmax(-1), zero)
+    lowest = scores.new_full((), torch.finfo(scores.dtype).min)
+    log_p = torch.where(where, scores, lowest).log_softmax(-1)
+    return torch.where(where, log_p, scores.new_zeros(()))
 
-# %% ../nbs/core/10_lists.ipynb #9f272a2e
+# %% ../nbs/core/10_lists.ipynb #c75b3978
 def reduce_lists(
     values: Float[Tensor, "*lists"],  # The loss of each list.
     counted: Bool[Tensor, "*lists"],  # False for lists without a valid item or pair.
@@ -125,10 +120,12 @@ def reduce_lists(
         return values
     if reduction not in ("mean", "sum"):
         raise UnknownName("reduction", str(reduction), ("mean", "sum", "none"))
-    weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
-    weights = torch.where(counted, weights, 0.0)
-    total, mass = (weights * values).sum(), weights.sum()
-    return total if reduction == "sum" else total / torch.where(mass > 0, mass, 1.0)
+    if weights is None:
+        total, mass = values.sum(), counted.sum()
+    else:
+        weights = torch.where(counted, weights.to(values.dtype), 0.0)
+        total, mass = (weights * values).sum(), weights.sum()
+    return total if reduction == "sum" else total / torch.where(mass > 0, mass, 1)
 
 # %% ../nbs/core/10_lists.ipynb #ac6d4df9
 def reduce_items(

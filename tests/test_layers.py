@@ -15,9 +15,9 @@ ROWS = {
     "core": 0,
     "cards": 1, "metrics": 1, "pair_sums": 1,
     "losses": 2, "candidates": 2,
-    "scaling": 3, "checks": 3, "plots": 3, "systems": 3,
+    "scaling": 3, "checks": 3, "plots": 3, "systems": 3, "peers": 3,
     "models": 4, "data": 4, "recipes": 4, "records": 4,
-    "training": 5, "evaluation": 5, "comparing": 5,
+    "training": 5, "evaluation": 5, "comparing": 5, "bench": 5,
     "capstones": 6, "adapters": 6,
     "cli": 7,
 }  # fmt: skip

@@ -33,13 +33,14 @@ SHARED = {
         "halves kept": ("scores = as_float(scores)", "pass"),
     },
     ("core", "prepare_lists", "softmax"): {
-        "padded labels kept": ("torch.where(where, labels.to(scores.dtype), zero)",
-                               "labels.to(scores.dtype)"),
+        "padded labels kept": ("torch.where(where, labels, zero)", "labels"),
     },
     ("core", "reduce_lists", "ranknet"): {
-        "empty lists counted": ("torch.where(counted, weights, 0.0)", "weights"),
+        "empty lists counted": ("values.sum(), counted.sum()", "values.sum(), counted.numel()"),
+        "empty lists weighed": ("torch.where(counted, weights.to(values.dtype), 0.0)",
+                                "weights.to(values.dtype)"),
         "mean for sum": ('total if reduction == "sum" else total', "total"),
-        "sum for mean": (" / torch.where(mass > 0, mass, 1.0)", ""),
+        "sum for mean": (" / torch.where(mass > 0, mass, 1)", ""),
         "mean over the number of lists": ("weights.sum()\n", "counted.sum()\n"),
         "none ignored": ('reduction == "none"', "False"),
     },
@@ -50,14 +51,12 @@ SHARED = {
         "empty lists counted": ("count > 0", "count >= 0"),
     },
     ("core", "masked_log_softmax", "softmax"): {
-        "mask ignored": ("scores.masked_fill(~where, -torch.inf)", "scores"),
-        "padding not zero": ("torch.where(where, inside.log_softmax(-1), zero)",
-                             "inside.log_softmax(-1)"),
+        "mask ignored": ("torch.where(where, scores, lowest)", "scores"),
+        "padding not zero": ("torch.where(where, log_p, scores.new_zeros(()))", "log_p"),
     },
     ("core", "masked_logsumexp", "bidirectional_infonce"): {
-        "mask ignored": ("scores.masked_fill(~where, -torch.inf)", "scores"),
-        "nothing is not zero": ("torch.where(some, inside.logsumexp(-1, keepdim=True), zero)",
-                                "inside.logsumexp(-1, keepdim=True)"),
+        "mask ignored": ("torch.where(where, scores, outside)", "scores"),
+        "nothing is not zero": ("torch.where(some, result, 0.0)", "result"),
     },
     **families.SHARED,
 }  # fmt: skip
