@@ -360,7 +360,7 @@ def _sum_by_level(
     value, slope = _combine(cost, scores, columns, first, second)
     return value, _unsort(order, slope)
 
-# %% ../nbs/core/15_pair_sums.ipynb #8a6fcb3d
+# %% ../nbs/core/15_pair_sums.ipynb #2ffd31bf
 def _terms(pair_weights: PairWeights, keys: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of a better half against a worse half, as Σₜ leftₜ rightₜ for t = 1, 2."""
     half = keys.shape[-1] // 2
