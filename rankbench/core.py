@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Reduction', 'UnknownName', 'as_float', 'check_shape', 'check_mask', 'prepare_lists', 'check_positive',
-           'masked_logsumexp', 'masked_log_softmax', 'reduce_lists', 'reduce_items']
+           'masked_logsumexp', 'masked_log_softmax', 'masked_softmax', 'masked_cross_entropy', 'reduce_lists',
+           'reduce_items']
 
 # %% ../nbs/core/10_lists.ipynb #ab0c9fcf
 import difflib
@@ -104,6 +105,24 @@ def masked_log_softmax(
     lowest = scores.new_full((), torch.finfo(scores.dtype).min)
     log_p = torch.where(where, scores, lowest).log_softmax(-1)
     return torch.where(where, log_p, scores.new_zeros(()))
+
+# %% ../nbs/core/10_lists.ipynb #37bc5fd5
+def masked_softmax(
+    scores: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
+    where: Bool[Tensor, "*lists items"],  # True for the items that count.
+) -> Float[Tensor, "*lists items"]:  # 0 in padded slots; uniform for a list without items.
+    """softmax over the items that count."""
+    return torch.where(where, scores, torch.finfo(scores.dtype).min).softmax(-1)
+
+
+def masked_cross_entropy(
+    targets: Float[Tensor, "*lists items"],  # 0 in padded slots; any sum.
+    scores: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
+    where: Bool[Tensor, "*lists items"],  # True for the items that count.
+) -> Float[Tensor, "*lists"]:  # Finite, and of no meaning, for a list without items.
+    """-Σᵢ targetsᵢ log softmax(scores)ᵢ over the items that count."""
+    log_p = torch.where(where, scores, torch.finfo(scores.dtype).min).log_softmax(-1)
+    return -(targets * log_p).sum(-1)
 
 # %% ../nbs/core/10_lists.ipynb #c75b3978
 def reduce_lists(

@@ -50,9 +50,16 @@ SHARED = {
         "mean over all slots": (".sum(-1) / count.clamp(min=1)", ".mean(-1)"),
         "empty lists counted": ("count > 0", "count >= 0"),
     },
-    ("core", "masked_log_softmax", "softmax"): {
+    ("core", "masked_cross_entropy", "softmax"): {
+        "sign flipped": ("return -(", "return ("),
+        "mask ignored": ("torch.where(where, scores, torch.finfo(scores.dtype).min)", "scores"),
+        "mean over slots": (".sum(-1)", ".mean(-1)"),
+    },
+    ("core", "masked_softmax", "listnet"): {
+        "mask ignored": ("torch.where(where, scores, torch.finfo(scores.dtype).min)", "scores"),
+    },
+    ("core", "masked_log_softmax", "kl"): {
         "mask ignored": ("torch.where(where, scores, lowest)", "scores"),
-        "padding not zero": ("torch.where(where, log_p, scores.new_zeros(()))", "log_p"),
     },
     ("core", "masked_logsumexp", "bidirectional_infonce"): {
         "mask ignored": ("torch.where(where, scores, outside)", "scores"),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ldam_loss', 'squentropy_loss']
 
-# %% ../../nbs/losses/16_imbalance.ipynb #e83409f4
+# %% ../../nbs/losses/16_imbalance.ipynb #ee7e5063
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..cards import loss
 from rankbench.core import (
     Reduction,
     check_positive,
-    masked_log_softmax,
+    masked_cross_entropy,
     prepare_lists,
     reduce_items,
     reduce_lists,
@@ -55,7 +55,7 @@ def ldam_loss(
     no = -log_odds(-(scores + irrelevant) / temperature)
     return reduce_items(labels * yes + (1 - labels) * no, where, weights, reduction)
 
-# %% ../../nbs/losses/16_imbalance.ipynb #fd1c1eca
+# %% ../../nbs/losses/16_imbalance.ipynb #b540f402
 @loss(family="pointwise", signature="scores", labels="binary", source="hui2023",
       use_when="Few relevant items per list, and scores that should not drift; nothing to tune.",
       avoid_when="Grades matter, or scores start far from 0.",
@@ -74,7 +74,7 @@ def squentropy_loss(
     """
     scores, labels, where = prepare_lists(scores, labels, where)
     total = labels.sum(-1)
-    entropy = -(labels * masked_log_softmax(scores, where)).sum(-1)
+    entropy = masked_cross_entropy(labels, scores, where)
     irrelevant = where & (labels <= 0)
     squares = torch.where(irrelevant, scores.square(), 0.0).sum(-1)
     values = entropy / torch.where(total > 0, total, 1.0)

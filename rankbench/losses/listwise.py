@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['softmax_loss', 'listnet_loss']
 
-# %% ../../nbs/losses/30_listwise.ipynb #e5dac4a0
+# %% ../../nbs/losses/30_listwise.ipynb #d7704ae5
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
@@ -14,12 +14,13 @@ from ..cards import loss
 from rankbench.core import (
     Reduction,
     check_positive,
-    masked_log_softmax,
+    masked_cross_entropy,
+    masked_softmax,
     prepare_lists,
     reduce_lists,
 )
 
-# %% ../../nbs/losses/30_listwise.ipynb #f7e32d52
+# %% ../../nbs/losses/30_listwise.ipynb #5d304d2b
 @loss(family="listwise", signature="scores", labels="graded", source="bruch2019",
       use_when="One or few relevant items per list, in-batch lists; the top matters.",
       avoid_when="Most lists have no relevant item, or labels are negative.",
@@ -44,12 +45,12 @@ def softmax_loss(
     check_positive("temperature", temperature, such_as=0.05)
     scores, labels, where = prepare_lists(scores, labels, where)
     total = labels.sum(-1)
-    values = -(labels * masked_log_softmax(scores / temperature, where)).sum(-1)
+    values = masked_cross_entropy(labels, scores / temperature, where)
     if normalize:
         values = values / torch.where(total > 0, total, 1.0)
     return reduce_lists(values, total > 0, weights, reduction)
 
-# %% ../../nbs/losses/30_listwise.ipynb #c46464f3
+# %% ../../nbs/losses/30_listwise.ipynb #43596da4
 @loss(family="listwise", signature="scores", labels="graded", source="cao2007",
       use_when="Grades or a teacher's scores whose differences can be trusted.",
       avoid_when="Binary labels on long lists; irrelevant items share most of the target.",
@@ -74,6 +75,6 @@ def listnet_loss(
     check_positive("temperature", temperature, such_as=0.05)
     check_positive("label_temperature", label_temperature)
     scores, labels, where = prepare_lists(scores, labels, where)
-    targets = masked_log_softmax(labels / label_temperature, where).exp()
-    values = -(targets * masked_log_softmax(scores / temperature, where)).sum(-1)
+    targets = masked_softmax(labels / label_temperature, where)
+    values = masked_cross_entropy(targets, scores / temperature, where)
     return reduce_lists(values, where.any(-1), weights, reduction)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wasserstein_loss', 'batch_wasserstein_loss']
 
-# %% ../../nbs/losses/38_transport.ipynb #f20e07ca
+# %% ../../nbs/losses/38_transport.ipynb #733896d2
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
@@ -16,7 +16,7 @@ from rankbench.core import (
     UnknownName,
     check_positive,
     check_shape,
-    masked_log_softmax,
+    masked_softmax,
     prepare_lists,
     reduce_lists,
 )
@@ -38,7 +38,7 @@ def _quantile_costs(labels: Tensor, u: Tensor, v: Tensor) -> Tensor:
     )
     return (cuts.diff(dim=-1) * (place(u) - place(v)).square()).sum(-1)
 
-# %% ../../nbs/losses/38_transport.ipynb #77c02e59
+# %% ../../nbs/losses/38_transport.ipynb #100fb444
 @loss(family="listwise", signature="scores", labels="graded", source="villani2009",
       use_when="Grades whose distances mean something; near misses should cost little.",
       avoid_when="Binary labels: it only compares the total mass of the two classes.",
@@ -64,8 +64,8 @@ def wasserstein_loss(
     if order not in (1, 2):
         raise UnknownName("order", str(order), ("1", "2"))
     scores, labels, where = prepare_lists(scores, labels, where)
-    u = torch.where(where, masked_log_softmax(scores / temperature, where).exp(), 0.0)
-    v = torch.where(where, masked_log_softmax(labels / label_temperature, where).exp(), 0.0)
+    u = masked_softmax(scores / temperature, where)
+    v = masked_softmax(labels / label_temperature, where)
     ascending = torch.where(where, labels, torch.inf).argsort(dim=-1, stable=True)
     labels, real, u, v = (x.gather(-1, ascending) for x in (labels, where, u, v))
     steps = real[..., 1:] & (labels[..., 1:] > labels[..., :-1])

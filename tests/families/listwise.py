@@ -55,24 +55,22 @@ LISTS = {
 
 MUTANTS = {
     "softmax": {
-        "sign flipped": ("values = -(", "values = ("),
+        "sign flipped": ("values = masked", "values = -masked"),
         "mask ignored": ("temperature, where)", "temperature, torch.ones_like(where))"),
         "temperature multiplies": ("scores / temperature", "scores * temperature"),
         "shares not taken": (" / torch.where(total > 0, total, 1.0)", ""),
         "always shares": ("if normalize:", "if True:"),
-        "mean over slots": (").sum(-1)", ").mean(-1)"),
         "weights ignored": ("weights, reduction", "None, reduction"),
         "empty lists counted": ("(values, total > 0", "(values, total >= 0"),
     },
     "listnet": {
-        "sign flipped": ("values = -(", "values = ("),
-        "mask of scores ignored": ("(scores / temperature, where)",
-                                   "(scores / temperature, torch.ones_like(where))"),
+        "sign flipped": ("values = masked", "values = -masked"),
+        "mask of scores ignored": ("scores / temperature, where)",
+                                   "scores / temperature, torch.ones_like(where))"),
         "mask of labels ignored": ("(labels / label_temperature, where)",
                                    "(labels / label_temperature, torch.ones_like(where))"),
         "temperature dropped": ("scores / temperature", "scores"),
         "label temperature dropped": ("labels / label_temperature", "labels"),
-        "mean over slots": (".sum(-1)", ".mean(-1)"),
         "weights ignored": ("weights, reduction", "None, reduction"),
         "empty lists counted": ("where.any(-1)", "torch.ones_like(where.any(-1))"),
     },
