@@ -63,7 +63,7 @@ class FeatureLists:
         features = self.features[rows] * where[..., None]
         return features, self.labels[rows] * where, where
 
-# %% ../../nbs/data/30_features.ipynb #77e693d1
+# %% ../../nbs/data/30_features.ipynb #5cf57cc3
 def document_names(lists: FeatureLists) -> list[str]:
     """A name for each row that is unique within its list."""
     words = [re.search(r"docid\s*=\s*(\S+)|^(\S+)$", c.strip()) for c in lists.comments]
@@ -96,7 +96,7 @@ def judgments_of(lists: FeatureLists) -> Judgments:
     if graded is None:
         rows = run_of(lists, lists.labels)
         graded = {q: {d: int(y) for d, y in found.items()} for q, found in rows.items()}
-    return {q: grades for q, grades in graded.items() if max(grades.values()) > 0}
+    return {q: grades for q, grades in graded.items() if max(grades.values(), default=0) > 0}
 
 # %% ../../nbs/data/30_features.ipynb #a9aa3965
 @dataclass(frozen=True)
