@@ -27,7 +27,7 @@ from torch import Tensor
 from ..core import UnknownName
 from .collections import BadFile, Judgments, UnknownCollection
 
-# %% ../../nbs/data/30_features.ipynb #33951724
+# %% ../../nbs/data/30_features.ipynb #2110de56
 @dataclass(frozen=True)
 class FeatureLists:
     """Rows of features in lists, one list per query."""
@@ -47,6 +47,16 @@ class FeatureLists:
         """The first row of each query."""
         return self.sizes.cumsum(0) - self.sizes
 
+    @cached_property
+    def names(self) -> list[str]:
+        """See `document_names`."""
+        return document_names(self)
+
+    @cached_property
+    def judgments(self) -> Judgments:
+        """See `judgments_of`."""
+        return judgments_of(self)
+
     def batch(
         self,
         chosen: Int[Tensor, "lists"],  # Positions of queries.
@@ -63,7 +73,7 @@ class FeatureLists:
         features = self.features[rows] * where[..., None]
         return features, self.labels[rows] * where, where
 
-# %% ../../nbs/data/30_features.ipynb #5cf57cc3
+# %% ../../nbs/data/30_features.ipynb #aed55d59
 def document_names(lists: FeatureLists) -> list[str]:
     """A name for each row that is unique within its list."""
     words = [re.search(r"docid\s*=\s*(\S+)|^(\S+)$", c.strip()) for c in lists.comments]
@@ -81,7 +91,7 @@ def run_of(
     scores: Float[Tensor, "rows"],
 ) -> dict[str, dict[str, float]]:
     """Query → document → score."""
-    names, values, run = document_names(lists), scores.tolist(), {}
+    names, values, run = lists.names, scores.tolist(), {}
     for query, start, size in zip(
         lists.queries, lists.starts.tolist(), lists.sizes.tolist(), strict=True
     ):
@@ -297,7 +307,7 @@ def read_letor_folder(
         name, splits, tuple(f"feature {i}" for i in range(1, width + 1)), tuple(notes)
     )
 
-# %% ../../nbs/data/30_features.ipynb #fbcf697a
+# %% ../../nbs/data/30_features.ipynb #783dd995
 def _widen(lists: FeatureLists, width: int) -> FeatureLists:
     missing = width - lists.features.shape[1]
     return replace(lists, features=torch.nn.functional.pad(lists.features, (0, missing)))
@@ -307,9 +317,10 @@ def _unjudged(splits: Mapping[str, FeatureLists]) -> list[str]:
     """A note for each split with queries that cannot be judged."""
     notes = []
     for split, lists in splits.items():
-        count = len(lists) - len(judgments_of(lists))
+        count = len(lists) - len(lists.judgments)
         if count:
-            notes.append(f"{split}: {count} queries without a relevant row are not judged")
+            what = "query" if count == 1 else "queries"
+            notes.append(f"{split}: {count} {what} without a relevant row not judged")
     return notes
 
 

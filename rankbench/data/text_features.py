@@ -6,7 +6,7 @@
 __all__ = ['OPENING', 'FIELDS', 'words_of', 'pairs_of', 'grams_of', 'count', 'vocabulary_of', 'Field', 'Index', 'features_of',
            'describe_split', 'describe', 'ceiling_note', 'load_features']
 
-# %% ../../nbs/data/40_text_features.ipynb #c43bb353
+# %% ../../nbs/data/40_text_features.ipynb #a1a4e9fa
 import hashlib
 import inspect
 import json
@@ -29,7 +29,6 @@ from rankbench.data.features import (
     FeatureLists,
     find_folder,
     is_letor,
-    judgments_of,
     read_letor_folder,
 )
 from .pydocs import cache_folder
@@ -255,7 +254,7 @@ def describe_split(
     )  # fmt: skip
     return lists, names
 
-# %% ../../nbs/data/40_text_features.ipynb #4d2e9561
+# %% ../../nbs/data/40_text_features.ipynb #45a8ae6a
 def describe(
     collection: Collection,
     depth: int = 50,  # BM25 candidates per query.
@@ -273,7 +272,7 @@ def describe(
 def ceiling_note(data: FeatureData, depth: int) -> str:
     """How much of the relevant the candidates hold: what re-ranking cannot exceed."""
     test = data.split("test")
-    relevant = sum(g > 0 for grades in judgments_of(test).values() for g in grades.values())
+    relevant = sum(g > 0 for grades in test.judgments.values() for g in grades.values())
     share = int((test.labels > 0).sum()) / max(relevant, 1)
     return (
         f"test: re-ranks BM25's best {depth}, which hold {share:.0%} of the relevant documents; "
