@@ -82,7 +82,7 @@ class Recipe:
 
         return cls.from_dict(yaml.safe_load(text))
 
-# %% ../nbs/capstones/10_recipes.ipynb #523794ec
+# %% ../nbs/capstones/10_recipes.ipynb #8522b0b7
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 64, "seeds": 2, "evaluations": 2},
     "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.02, 0.05, 0.1, 0.2)},
@@ -97,8 +97,8 @@ RATES = {
     "transformer": {"smoke": (1e-4,), "cpu": (5e-5, 2e-4), "gpu": (2e-5, 5e-5, 1e-4, 2e-4)},
     "features": {
         "smoke": (0.01,),
-        "cpu": (0.0003, 0.001, 0.003, 0.01, 0.03),
-        "gpu": (0.0003, 0.001, 0.003, 0.01, 0.03),
+        "cpu": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+        "gpu": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
     },
 }
 LETOR = {  # What differs from the profile where features are ranked.

@@ -363,7 +363,7 @@ def plot_differences(comparison: Comparison, most: int = 6):
         ax.axhline(0, color="black", lw=0.7)
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #737cc064
+# %% ../../nbs/training/30_comparing.ipynb #e2324dce
 def write_results(
     comparison: Comparison,
     seconds: float = 0.0,  # Of this run; what was finished before is not counted.
@@ -381,7 +381,8 @@ def write_results(
         "seconds": seconds, "peak_mib": peak_memory(),
     }  # fmt: skip
     pictures = {
-        "systems": plot_systems(record), "tuning": plot_tuning(comparison), "curves": plot_curves(comparison),
+        "systems": plot_systems(record), "tuning": plot_tuning(comparison),
+        "curves": plot_curves(comparison),
         "differences": plot_differences(comparison),
     }  # fmt: skip
     for name, picture in pictures.items():

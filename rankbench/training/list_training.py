@@ -6,11 +6,12 @@
 __all__ = ['PENALTIES', 'check_list_loss', 'labels_for', 'scale_settings', 'train_ranker', 'dev_value', 'parse_sizes',
            'FeatureTask', 'try_loss']
 
-# %% ../../nbs/training/26_list_training.ipynb #a0838d53
+# %% ../../nbs/training/26_list_training.ipynb #c35b7124
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -65,7 +66,7 @@ def scale_settings(card: LossCard, temperature: float) -> dict[str, float]:
         return {"sigma": known["sigma"] / temperature}
     return {}
 
-# %% ../../nbs/training/26_list_training.ipynb #4cdaa166
+# %% ../../nbs/training/26_list_training.ipynb #41f3ba5c
 def _batches(lists: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Positions of lists: every list once before any comes again."""
     generator, queue = torch.Generator().manual_seed(seed), torch.arange(0)
@@ -93,6 +94,7 @@ def train_ranker(
 ) -> Curve:
     """Train a ranker on the train split with one loss."""
     card, curve, lists = check_list_loss(loss), Curve([], []), data.split("train")
+    lists = replace(lists, features=ranker.normalizer(lists.features))  # once, not in each step
     settings, warm = scale_settings(card, temperature), max(round(warmup * steps), 1)
     when = {steps - round(steps * i / max(evaluations - 1, 1)) for i in range(evaluations)}
     optimizer = torch.optim.Adam(ranker.parameters(), rate)
@@ -106,7 +108,7 @@ def train_ranker(
                 curve.dev.append((step, dev_value(ranker, data, measure)))
             features, grades, where = lists.batch(chosen)
             labels = labels_for(card, grades, data.top)
-            value = card.fn(ranker(features), labels, where=where, **settings)
+            value = card.fn(ranker.layers(features).squeeze(-1), labels, where=where, **settings)
             curve.losses.append(value.item())
             if not math.isfinite(curve.losses[-1]):
                 return curve
