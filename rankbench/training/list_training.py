@@ -132,8 +132,8 @@ def dev_value(ranker: FeatureRanker, data: FeatureData, measure: str) -> float:
     values = evaluate(run, dev.judgments, [measure])[measure]
     return sum(values.values()) / len(values)
 
-# %% ../../nbs/training/26_list_training.ipynb #a1457dca
-PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10000.0)
+# %% ../../nbs/training/26_list_training.ipynb #a55f851a
+PENALTIES = (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 
 
 def parse_sizes(model: str) -> tuple[int, ...]:
