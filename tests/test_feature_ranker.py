@@ -238,6 +238,12 @@ def test_other_models_are_refused(model):
 
 # Comparison
 
+
+def test_hard_negatives_are_not_ignored_in_silence(data):
+    with pytest.raises(ValueError, match="hard_negatives is 3; expected 0: lists of features"):
+        FeatureTask(replace(RECIPE, hard_negatives=3), data)
+
+
 RECIPE = Recipe(("ranknet", "softmax"), "toy", "8", steps=12, batch_size=16, rates=(0.003, 0.03),
                 temperatures=(1.0,), seeds=2, evaluations=2, measures=("nDCG@10", "AP"),
                 task="letor")  # fmt: skip

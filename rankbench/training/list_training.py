@@ -132,7 +132,7 @@ def dev_value(ranker: FeatureRanker, data: FeatureData, measure: str) -> float:
     values = evaluate(run, dev.judgments, [measure])[measure]
     return sum(values.values()) / len(values)
 
-# %% ../../nbs/training/26_list_training.ipynb #a55f851a
+# %% ../../nbs/training/26_list_training.ipynb #93438e42
 PENALTIES = (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 
 
@@ -155,6 +155,11 @@ class FeatureTask(Task):
 
     def __init__(self, recipe: Recipe, data: FeatureData | None = None, progress: bool = False):
         self.recipe, self.hidden = recipe, parse_sizes(recipe.model)
+        if recipe.hard_negatives:
+            raise ValueError(
+                f"hard_negatives is {recipe.hard_negatives}; expected 0: lists of features have "
+                "their candidates already. Use depth for more of them."
+            )
         for loss in recipe.losses:
             check_list_loss(loss)
         self.data = data or load_features(recipe.collection, recipe.depth, progress)
