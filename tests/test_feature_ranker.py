@@ -158,7 +158,7 @@ def test_every_list_loss_learns_to_rank(data, name):
     curve = train_ranker(ranker, data, name, evaluations=2, **settings)
     (_, before), (_, after) = curve.dev
     assert all(map(math.isfinite, curve.losses))
-    assert after > max(before, 0.8)
+    assert after > max(before + 0.1, 0.7)
 
 
 def test_training_repeats_itself_and_seeds_differ(data):
@@ -356,7 +356,9 @@ def test_a_ranker_that_breaks_in_its_last_step_has_diverged(data):
 
 def test_a_loss_that_cannot_take_the_lists_is_named_before_training(data, tmp_path, monkeypatch):
     def broken(scores, labels, *, where=None, weights=None, reduction="mean"):
-        raise ValueError("labels must be ranks")
+        if labels.max() > 1:  # the first list may not have such a grade
+            raise ValueError("labels must be ranks")
+        return scores.sum()
 
     card = replace(find("softmax"), fn=broken)
     monkeypatch.setattr(list_training, "check_list_loss", lambda name: card)
