@@ -19,6 +19,8 @@ examples:
   rankbench check infonce
   rankbench compare --losses infonce,bidirectional_infonce,ranknet
   rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
+  rankbench compare --task letor --losses all --profile smoke
+  rankbench compare --task letor --losses ranknet,softmax --collection path/to/letor
   rankbench collection stats pydocs
   rankbench bench --losses softmax,listnet --shapes 64x100
 """
@@ -148,10 +150,11 @@ def comparison_text(record: dict) -> str:
     """The table of a comparison, in 80 columns."""
     main, rows = record["recipe"]["measures"][0], []
     for s in record["systems"]:
-        trained = s["rate"] is not None
+        trained, lost = s["rate"] is not None, s.get("diverged", 0)
+        interval = f"{s['low']:.3f}-{s['high']:.3f}"
         rows.append({
             "system": s["system"], main: f"{s[main]:.3f}",
-            "95 % interval": f"{s['low']:.3f}-{s['high']:.3f}", "p": p_text(s["p"]),
+            "95 % interval": f"{lost}/{s['seeds']} diverged" if lost else interval, "p": p_text(s["p"]),
             "rate": f"{s['rate']:g}" if trained else "", "temp": f"{s['temperature']:g}" if trained else "",
             "sec": f"{s['seconds']:.0f}" if trained else "", "steps": s["steps"] if trained else "",
         })  # fmt: skip
@@ -167,24 +170,42 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise ValueError(f"{option} is {text!r}; expected numbers such as 0.003,0.01") from None
 
 
+LOSSES = {"retrieval": "infonce,bidirectional_infonce,ranknet", "letor": "ranknet,softmax,listnet"}
+
+
+def named_losses(text: str | None, task: str) -> tuple[str, ...]:
+    """The losses of a comma-separated option; "all" stands for those that fit the task."""
+    from rankbench.training.comparing import KINDS
+    from rankbench.training.tasks import fitting_losses
+
+    names = [name.strip() for name in (text or LOSSES[task]).split(",")]
+    found = [
+        n for name in names for n in (fitting_losses(KINDS[task]) if name == "all" else [name])
+    ]
+    return tuple(dict.fromkeys(find(name).name for name in found))
+
+
 def compare(args) -> int:
     import transformers
 
-    from rankbench.recipes import Recipe, make_recipe
+    from rankbench.recipes import TASKS, Recipe, make_recipe
     from rankbench.training.comparing import Comparison, run_comparison
 
     if args.recipe:
         recipe = Recipe.from_yaml(Path(args.recipe).read_text("utf-8"))
     else:
+        if args.task not in TASKS:
+            raise UnknownName("task", args.task, TASKS)
         recipe = make_recipe(
-            tuple(find(name.strip()).name for name in args.losses.split(",")), args.profile,
+            named_losses(args.losses, args.task), args.profile, task=args.task,
             collection=args.collection, model=args.model, steps=args.steps,
             batch_size=args.batch_size, rates=numbers("--rates", args.rates), seeds=args.seeds,
             temperatures=numbers("--temperatures", args.temperatures), hard_negatives=args.hard_negatives,
-            measures=args.metrics and tuple(args.metrics.split(",")),
+            measures=args.metrics and tuple(args.metrics.split(",")), depth=args.depth,
         )  # fmt: skip
     collection = Path(recipe.collection).name
-    folder = Path(args.output or f"results/{collection}-{recipe.digest[:6]}")
+    kind = "" if recipe.task == "retrieval" else f"{recipe.task}-"
+    folder = Path(args.output or f"results/{kind}{collection}-{recipe.digest[:6]}")
     transformers.logging.disable_progress_bar()  # one bar is enough
     progress = not args.json and sys.stderr.isatty() or args.progress
     comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
@@ -311,21 +332,34 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--all", action="store_true", help="every loss")
 
     sub = command(
-        "compare", compare, "Train one retriever per loss and compare them.",
+        "compare", compare, "Train one model per loss and compare them.",
         epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is\n"
         "run with several seeds and looked at on test once. Every finished run is kept:\n"
         "--resume goes on after an interruption. The output folder holds report.html,\n"
-        "record.json, per_query.csv, runs in TREC format, and figures.",
+        "record.json, per_query.csv, runs in TREC format, and figures.\n\n"
+        "With --task letor the model is a small network that ranks rows of features: those\n"
+        "of BM25's candidates, made from pydocs or a BEIR folder, or a folder with LETOR\n"
+        "files (train.txt, test.txt). A run takes seconds.\n\n"
+        "examples:\n"
+        "  rankbench compare --losses infonce,ranknet --profile smoke\n"
+        "  rankbench compare --task letor --losses all --profile smoke\n"
+        "  rankbench compare --task letor --losses ranknet,all --collection path/to/letor",
     )  # fmt: skip
-    sub.add_argument("--losses", default="infonce,bidirectional_infonce,ranknet", metavar="A,B,...",
-                     help="losses, the first is compared against (default: %(default)s)")  # fmt: skip
-    sub.add_argument("--collection", help="pydocs or a BEIR folder (default: pydocs)")
+    sub.add_argument("--task", default="retrieval",
+                     help="retrieval, or letor: ranking by features (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--losses", metavar="A,B,...",
+                     help="losses, the first is compared against; all: every one that fits "
+                     f"(default: {LOSSES['retrieval']}; letor: {LOSSES['letor']})")  # fmt: skip
+    sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder (default: pydocs)")
     sub.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: %(default)s)")
-    sub.add_argument("--model", help="static, a folder with a transformer, or a hub name")
+    sub.add_argument("--model", help="static, a folder with a transformer, or a hub name; "
+                     "letor: linear, or hidden sizes such as 64-32")  # fmt: skip
     sub.add_argument("--steps", type=int, help="steps of each run")
-    sub.add_argument("--batch-size", type=int, help="pairs per step")
+    sub.add_argument("--batch-size", type=int, help="pairs, or lists, per step")
     sub.add_argument("--rates", metavar="R,...", help="learning rates to try on dev")
-    sub.add_argument("--temperatures", metavar="T,...", help="temperatures to try on dev")
+    sub.add_argument("--temperatures", metavar="T,...", help="temperatures to try on dev; "
+                     "letor: multiples of the loss's own")  # fmt: skip
+    sub.add_argument("--depth", type=int, help="documents per query: retrieved, or described")
     sub.add_argument("--seeds", type=int, help="runs at the chosen setting")
     sub.add_argument("--hard-negatives", type=int, metavar="K", help="BM25 negatives per query")
     sub.add_argument(

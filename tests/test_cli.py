@@ -8,7 +8,7 @@ import pytest
 from tiny import make_collection
 
 from rankbench.cards import cards
-from rankbench.cli import main
+from rankbench.cli import comparison_text, main
 from rankbench.data.collections import write_beir
 
 NAMES = [c.name for c in cards()]
@@ -90,6 +90,16 @@ def test_a_failing_check_fails_the_command(capsys, monkeypatch):
         (["compare", "--metrics", "nDGC@10", "--output", "x"], "did you mean nDCG@10"),
         (["compare", "--collection", "nowhere", "--output", "x"], "no collection 'nowhere'"),
         (["compare", "--losses", "kl", "--output", "x"], "kl needs teacher scores"),
+        (["compare", "--task", "leter"], "unknown task 'leter'; did you mean letor"),
+        (
+            ["compare", "--task", "letor", "--losses", "flops", "--output", "x"],
+            "flops is no loss on",
+        ),
+        (
+            ["compare", "--task", "letor", "--model", "big", "--output", "x"],
+            "model is 'big'; expected",
+        ),
+        (["compare", "--task", "letor", "--collection", "nowhere"], "no collection 'nowhere'"),
         (["losses", "--family", "pairwse"], "unknown family 'pairwse'; did you mean pairwise"),
     ],
 )
@@ -123,6 +133,47 @@ def test_compare_prints_a_table_that_fits(capsys, folder, tmp_path):
     assert str(tmp_path / "run" / "report.html") in out
 
 
+@pytest.fixture(scope="module")
+def letor(tmp_path_factory):
+    """A folder of LETOR files in which feature 1 tells the grade, with noise."""
+    import random
+
+    rng, folder = random.Random(0), tmp_path_factory.mktemp("letor")
+    for split in ("train", "vali", "test"):
+        rows = ((q, g, g + rng.gauss(0, 1), rng.random()) for q in range(30) for g in (0, 1, 2, 0))
+        lines = [f"{g} qid:{q} 1:{x:.4f} 2:{y:.4f}" for q, g, x, y in rows]
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+FEW = ["--task", "letor", "--profile", "smoke", "--steps", "3", "--seeds", "1"]
+
+
+def test_compare_ranks_features(capsys, letor, tmp_path):
+    status, out, _ = run(capsys, "compare", "--collection", letor, *FEW, "--losses",
+                         "softmax,ranknet", "--output", tmp_path / "run")  # fmt: skip
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[2:7]] == [
+        "softmax", "ranknet", "best_feature", "ridge", "chance"
+    ]  # fmt: skip
+    assert max(len(line) for line in out.splitlines()[:8]) <= 80
+
+
+def test_all_losses_are_those_that_fit_the_task(capsys, letor, tmp_path):
+    arguments = ["--collection", letor, *FEW, "--losses", "softmax,all", "--json"]
+    status, out, _ = run(capsys, "compare", *arguments, "--output", tmp_path / "run")
+    losses = json.loads(out)["recipe"]["losses"]
+    assert status == 0 and losses[0] == "softmax" and len(losses) == len(set(losses))
+    assert set(losses) == {c.name for c in cards() if c.signature == "scores"}
+
+
+def test_a_diverged_loss_is_said_in_the_table():
+    row = {"system": "x", "nDCG@10": 0.0, "low": 0.0, "high": 0.0, "p": 0.001, "rate": 0.1,
+           "seeds": 3, "temperature": 1.0, "seconds": 1.0, "steps": 5, "diverged": 2}  # fmt: skip
+    text = comparison_text({"recipe": {"measures": ["nDCG@10"]}, "systems": [row]})
+    assert "2/3 diverged" in text
+
+
 def test_compare_reads_a_recipe(capsys, folder, tmp_path):
     from rankbench.recipes import make_recipe
 
@@ -142,8 +193,12 @@ def test_collection_build_writes_a_folder(capsys, folder, tmp_path):
     assert read_beir(tmp_path / "copy").fingerprint == make_collection().fingerprint
 
 
-def test_ctrl_c_keeps_what_is_finished(folder, tmp_path):
-    command = [sys.executable, "-m", "rankbench.cli", "compare", "--collection", folder, *SMALL,
+@pytest.mark.parametrize("task", ["retrieval", "letor"])
+def test_ctrl_c_keeps_what_is_finished(folder, letor, tmp_path, task):
+    options = (
+        ["--collection", folder, *SMALL] if task == "retrieval" else ["--collection", letor, *FEW]
+    )
+    command = [sys.executable, "-m", "rankbench.cli", "compare", *options,
                "--seeds", "200", "--output", str(tmp_path / "run")]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     units = tmp_path / "run" / "units"

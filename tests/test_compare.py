@@ -9,7 +9,7 @@ from tiny import make_collection
 from rankbench.core import UnknownName
 from rankbench.recipes import PROFILES, Recipe, make_recipe
 from rankbench.records import read_record, write_json
-from rankbench.training import comparing
+from rankbench.training import comparing, tasks
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
 from rankbench.training.trainer import Curve
 
@@ -30,7 +30,9 @@ def test_the_folder_holds_everything(finished):
     assert names == {"settings.json", "units", "runs", "figures", "record.json", "per_query.csv",
                      "report.html"}  # fmt: skip
     assert {p.name for p in (comparison.folder / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("tuning", "curves", "differences") for kind in ("svg", "png")
+        f"{name}.{kind}"
+        for name in ("systems", "tuning", "curves", "differences")
+        for kind in ("svg", "png")
     }
     assert len(list((comparison.folder / "runs").iterdir())) == 2 * 2 + 1 + 2
     assert read_record(comparison.folder / "record.json") == json.loads(json.dumps(record))
@@ -41,7 +43,7 @@ def test_the_report_needs_nothing_else(finished):
     assert not re.search(r"""(src|href)=["'](?!#|data:)""", text.replace("xlink:href", "xlink"))
     assert "<link" not in text and "<script" not in text
     assert all(f"<td>{s['system']}</td>" in text for s in finished[1]["systems"])
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
 
 
 def test_rows_are_losses_then_baselines(finished):
@@ -154,7 +156,7 @@ def test_a_run_that_diverged_is_never_chosen(tmp_path, monkeypatch):
         curve = [(i, 0.9 if bad else 0.1) for i in range(evaluations)]
         return Curve([float("nan") if bad else 1.0], curve)
 
-    monkeypatch.setattr(comparing, "train", diverge)
+    monkeypatch.setattr(tasks, "train", diverge)
     comparison = Comparison(RECIPE, tmp_path / "run", collection=make_collection())
     run_comparison(comparison)
     assert {u.rate for u in choose(comparison).values()} == {min(RECIPE.rates)}
