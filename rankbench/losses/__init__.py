@@ -3,6 +3,11 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
+from rankbench.losses.metric_surrogates import (
+    approx_ndcg_loss,
+    approx_rank_mse_loss,
+    bound_ndcg_loss,
+)
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -13,6 +18,9 @@ __all__ = [
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
+    "approx_ndcg_loss",
+    "bound_ndcg_loss",
+    "approx_rank_mse_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
