@@ -3,11 +3,9 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
-from rankbench.losses.metric_surrogates import (
-    approx_ndcg_loss,
-    approx_rank_mse_loss,
-    bound_ndcg_loss,
-)
+from rankbench.losses.metric_surrogates import approx_ndcg_loss
+from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
+from rankbench.losses.binary_surrogates import approx_ap_loss, approx_mrr_loss, smooth_ap_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -21,6 +19,9 @@ __all__ = [
     "approx_ndcg_loss",
     "bound_ndcg_loss",
     "approx_rank_mse_loss",
+    "approx_mrr_loss",
+    "approx_ap_loss",
+    "smooth_ap_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
