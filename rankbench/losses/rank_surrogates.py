@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANK_WEIGHTS', 'bound_ndcg_loss', 'average_ranks', 'approx_rank_mse_loss']
 
-# %% ../../nbs/losses/41_rank_surrogates.ipynb #0618d9ce
+# %% ../../nbs/losses/41_rank_surrogates.ipynb #ca8158be
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cards import loss
 from ..core import Reduction, UnknownName, check_positive, prepare_lists, reduce_lists
 from ..metrics import GAINS, dcg, sort_by_scores
-from ..pair_sums import hinge_ranks, soft_ranks
+from ..pair_sums import count_pairs, hinge_ranks, soft_ranks
 
 # %% ../../nbs/losses/41_rank_surrogates.ipynb #f1e6bcfd
 @loss(family="metric surrogates", signature="scores", labels="graded", source="jagerman2022",
@@ -64,7 +64,7 @@ def average_ranks(
     through = torch.searchsorted(ordered, below, right=True)
     return (before + 1 + through).to(labels.dtype) / 2
 
-# %% ../../nbs/losses/41_rank_surrogates.ipynb #db5fb50a
+# %% ../../nbs/losses/41_rank_surrogates.ipynb #16218af9
 @loss(family="metric surrogates", signature="scores", labels="ranking", source="schlatt2025",
       use_when="A teacher gives an order of the items, or grades whose order is all that counts.",
       avoid_when="Most labels are tied, as in binary relevance, or differences of labels matter.",
@@ -90,9 +90,8 @@ def approx_rank_mse_loss(
     if discount not in RANK_WEIGHTS:
         raise UnknownName("discount", str(discount), RANK_WEIGHTS)
     scores, labels, where = prepare_lists(scores, labels, where)
-    count = where.sum(-1, keepdim=True)
     targets = torch.where(where, average_ranks(labels, where), 1.0)
     errors = soft_ranks(scores, where, temperature) - targets
     total = (RANK_WEIGHTS[discount](targets) * errors**2).sum(-1)
-    differ = (where & (2 * targets != 1 + count)).any(-1)
-    return reduce_lists(total / count[..., 0].clamp(min=1), differ, weights, reduction)
+    values = total / where.sum(-1).clamp(min=1)
+    return reduce_lists(values, count_pairs(labels, where) > 0, weights, reduction)

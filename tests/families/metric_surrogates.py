@@ -176,8 +176,8 @@ MUTANTS = {
         "mask of the ranks ignored": ("soft_ranks(scores, where,",
                                       "soft_ranks(scores, torch.ones_like(where),"),
         "order reversed": ("average_ranks(labels,", "average_ranks(-labels,"),
-        "sum over items": (" / count[..., 0].clamp(min=1)", ""),
-        "tied labels counted": ("differ, weights", "count[..., 0] > 0, weights"),
+        "sum over items": (" / where.sum(-1).clamp(min=1)", ""),
+        "tied labels counted": ("count_pairs(labels, where) > 0", "where.any(-1)"),
         "weights ignored": ("weights, reduction", "None, reduction"),
     },
     "approx_mrr": {
