@@ -227,8 +227,6 @@ SHARED = {
         "shares not scaled": (" / share.sum(-1, keepdim=True).clamp(min=k)", " / k"),
         "always scaled to k": (".clamp(min=k)", ""),
         "temperature dropped": ("(scores - middle) / temperature", "scores - middle"),
-        "short lists cut": ("longer = where.sum(-1, keepdim=True) > k",
-                            "longer = where.any(-1, keepdim=True)"),
     },
     ("losses.rank_surrogates", "average_ranks", "approx_rank_mse"): {
         "smallest first": ("torch.where(where, -labels,", "torch.where(where, labels,"),
