@@ -8,6 +8,9 @@ from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
 from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
+from rankbench.losses.metric_surrogates import approx_ndcg_loss
+from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
+from rankbench.losses.binary_surrogates import approx_ap_loss, approx_mrr_loss, smooth_ap_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -15,22 +18,28 @@ from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
     "bce_loss",
-    "mse_loss",
     "huber_loss",
+    "mse_loss",
     "ordinal_loss",
-    "poly1_loss",
-    "focal_loss",
     "asymmetric_loss",
+    "focal_loss",
+    "poly1_loss",
     "ldam_loss",
     "squentropy_loss",
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
-    "rank_cosine_loss",
     "pearson_loss",
+    "rank_cosine_loss",
     "z_loss",
-    "wasserstein_loss",
     "batch_wasserstein_loss",
+    "wasserstein_loss",
+    "approx_ndcg_loss",
+    "approx_rank_mse_loss",
+    "bound_ndcg_loss",
+    "approx_ap_loss",
+    "approx_mrr_loss",
+    "smooth_ap_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
