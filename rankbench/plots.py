@@ -125,10 +125,11 @@ def plot_gradient_bars(
         ax.barh(range(len(items)), push.tolist(), color=label_colors(labels[order]))
         ax.axvline(0, color="black", lw=0.7)
         ax.set_title(name, fontsize=9, loc="left")
-        ax.set(xlabel="push on the score (−gradient)", yticks=range(len(items)))
+        ax.set(yticks=range(len(items)))
         names = [f"{items[i]} (label {labels[i]:g})" for i in order]
         ax.set_yticklabels(names if ax is axes[0] else [])
         ax.grid(axis="y", visible=False)
+    fig.supxlabel("push on the score (−gradient)", fontsize=9)
     return Picture(fig)
 
 # %% ../nbs/core/60_plots.ipynb #d7329f0c
