@@ -2,6 +2,7 @@
 
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
+from rankbench.losses.lambdarank import lambda_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
@@ -11,6 +12,7 @@ from rankbench.losses.regularizers import flops_regularizer
 __all__ = [
     "bce_loss",
     "ranknet_loss",
+    "lambda_loss",
     "listnet_loss",
     "softmax_loss",
     "infonce_loss",
