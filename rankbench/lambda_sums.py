@@ -91,7 +91,7 @@ def list_groups(
         yield first, min(last, len(lengths)), width
         first = last
 
-# %% ../nbs/core/16_lambda_sums.ipynb #f0a83034
+# %% ../nbs/core/16_lambda_sums.ipynb #d82b4000
 def _tile(
     scores: Tensor, grades: Tensor, real: Tensor, factors: Tensor, top: int, alike: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,8 +105,8 @@ def _tile(
     odds = lead.exp()
     sizes = pulls.abs()
     pulls.clamp_(max=0)
-    values = (odds.log1p() * sizes).sum((-1, -2)) + lead.mul_(pulls).sum((-1, -2))
-    odds.div_(odds + 1)
+    values = lead.mul_(pulls).addcmul_(odds.log1p(), sizes).sum((-1, -2))
+    odds.div_(torch.add(odds, 1, out=lead))
     pulls.addcmul_(sizes, odds)
     return values, pulls.sum(-2), pulls.sum(-1)
 
