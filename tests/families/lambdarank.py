@@ -81,7 +81,8 @@ LISTS = {
     "lambda": (lambda_, [
         {}, {"k": 2}, {"k": 1, "sigma": 2.5}, {"mu": 0.0}, {"mu": 3.0, "gain": "linear"},
         *({"weighting": w, "sigma": 0.5} for w in ("none", "arp1", "arp2", "ndcg1", "mrr")),
-        *({"weighting": w, "k": 2} for w in ("none", "arp1", "arp2", "ndcg1", "mrr")),
+        *({"weighting": w, "k": 2} for w in ("none", "arp1", "arp2", "ndcg1")),
+        *({"weighting": "mrr", "k": k} for k in (1, 2)),
         *({"weighting": w, "gain": "linear"} for w in ("ndcg1", "ndcg2", "dcg")),
         {"weighting": "lambdarank"}, {"weighting": "lambdarank", "k": 1},
         {"weighting": "ndcg2", "k": 3}, {"weighting": "dcg"}, {"weighting": "dcg", "k": 1},
