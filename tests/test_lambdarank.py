@@ -8,6 +8,7 @@ import torch
 from families.lambdarank import lambda_, swapped
 from hypothesis import given
 from hypothesis import strategies as st
+from test_mutants import mutated
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +20,7 @@ from rankbench.lambda_sums import (
     rank_pair_sum,
     row_blocks,
 )
-from rankbench.losses import lambda_loss, ranknet_loss
+from rankbench.losses import lambda_loss, lambdarank, ranknet_loss
 from rankbench.losses.lambdarank import Weighting
 from rankbench.metrics import hard_ranks, mrr, ndcg, precision
 
@@ -355,6 +356,24 @@ def test_union_and_intersection_are_the_values_that_others_returned():
     both = lambda_(scores.tolist(), labels.tolist(), k=2, both=True)
     assert both / LN2 == pytest.approx(2.405, abs=5e-4)
     assert lambda_loss(scores, labels, k=2).item() / LN2 / 5 == pytest.approx(1.037, abs=5e-4)
+
+
+LATE = [3.0, 2.0, 1.0, 0.0, -1.0, -2.0], [0.0, 0.0, 0.0, 1.0, 0.0, 2.0]  # relevant from rank 4 on
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 6])
+def test_the_cutoff_of_mrr_equals_the_loops(k):
+    ours = lambda_loss(*(torch.tensor(x).double() for x in LATE), weighting="mrr", k=k)
+    assert ours.item() == pytest.approx(lambda_(*LATE, weighting="mrr", k=k), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "change", [("(first * top)", "(first)"), ("other * top * (", "other * (")], ids=str
+)
+def test_a_forgotten_cutoff_of_mrr_is_noticed(change, monkeypatch):
+    monkeypatch.setattr(lambdarank, "mrr_pairs", mutated(lambdarank.mrr_pairs, *change))
+    with pytest.raises(AssertionError):
+        test_the_cutoff_of_mrr_equals_the_loops(2)
 
 
 # Bugs of other libraries -------------------------------------------------------------------------

@@ -158,8 +158,6 @@ SHARED = {
     ("losses.lambdarank", "mrr_pairs", "lambda"): {
         "only the first rises": ("scores, relevant, above)", "scores, first, above)"),
         "the second forgotten": ("torch.maximum(1 / ranks, then)", "1 / ranks"),
-        "cutoff ignored below": ("(first * top)", "(first)"),
-        "cutoff ignored above": ("other * top * (", "other * ("),
         "padding compared": ("torch.where(where, 1 - relevant, 0.0)", "(1 - relevant)"),
     },
     ("losses.lambdarank", "weighted_pairs", "lambda"): {
