@@ -5,6 +5,7 @@ from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
 from rankbench.losses.focusing import asymmetric_loss, focal_loss, poly1_loss
 from rankbench.losses.imbalance import ldam_loss, squentropy_loss
 from rankbench.losses.pairwise import ranknet_loss
+from rankbench.losses.lambdarank import lambda_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
 from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
@@ -27,6 +28,7 @@ __all__ = [
     "ldam_loss",
     "squentropy_loss",
     "ranknet_loss",
+    "lambda_loss",
     "listnet_loss",
     "softmax_loss",
     "pearson_loss",
