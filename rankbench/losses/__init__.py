@@ -3,6 +3,7 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
+from rankbench.losses.permutation import listmle_loss, plistmle_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -13,6 +14,8 @@ __all__ = [
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
+    "listmle_loss",
+    "plistmle_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
