@@ -18,7 +18,7 @@ from rankbench.losses import (
     softmax_loss,
     unique_softmax_loss,
 )
-from rankbench.losses.permutation import place_weights
+from rankbench.losses.position_aware import place_weights
 from rankbench.metrics import mrr, ndcg
 from rankbench.ordered_sums import (
     _through_logs,

@@ -3,12 +3,10 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
-from rankbench.losses.softmax_variants import (
-    calibrated_softmax_loss,
-    poly1_softmax_loss,
-    unique_softmax_loss,
-)
-from rankbench.losses.permutation import listmle_loss, plistmle_loss
+from rankbench.losses.softmax_variants import poly1_softmax_loss, unique_softmax_loss
+from rankbench.losses.calibrated_softmax import calibrated_softmax_loss
+from rankbench.losses.permutation import listmle_loss
+from rankbench.losses.position_aware import plistmle_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -19,9 +17,9 @@ __all__ = [
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
-    "calibrated_softmax_loss",
     "poly1_softmax_loss",
     "unique_softmax_loss",
+    "calibrated_softmax_loss",
     "listmle_loss",
     "plistmle_loss",
     "infonce_loss",

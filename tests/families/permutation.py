@@ -115,7 +115,7 @@ MUTANTS = {
 }  # fmt: skip
 
 SHARED = {
-    ("losses.permutation", "place_weights", "plistmle"): {
+    ("losses.position_aware", "place_weights", "plistmle"): {
         "places from 0": ("torch.arange(1, where.shape[-1] + 1,", "torch.arange(where.shape[-1],"),
         "not normalised": (" / torch.where(total > 0, total, 1.0)", ""),
         "last place not 0": ("((-places).exp2() - (-n).exp2())", "(-places).exp2()"),
