@@ -79,7 +79,7 @@ MUTANTS = {
         "no virtual item": ("-logsigmoid(-masked_logsumexp(scores, where))",
                             "masked_logsumexp(scores, where)"),
         "no label of the virtual item": (" + virtual_label * log_z", ""),
-        "mask ignored": ("(scores, where))\n", "(scores, torch.ones_like(where)))\n"),
+        "mask ignored": ("(scores, where))\n", "(scores, where | True))\n"),
         "mean over items": (".sum(-1) + virtual_label * log_z",
                             ".mean(-1) + virtual_label * log_z"),
         "weights ignored": ("weights, reduction", "None, reduction"),
