@@ -105,7 +105,7 @@ def _through_logs(
         costs = torch.where(alone, costs, upto.gather(-1, levels) - scores)
     return torch.where(where, costs, 0.0)
 
-# %% ../nbs/core/17_ordered_sums.ipynb #0d654d76
+# %% ../nbs/core/17_ordered_sums.ipynb #aa39610f
 def rival_costs(
     scores: Float[Tensor, "*lists items"],  # 0 for padding.
     levels: Int[Tensor, "*lists items"],  # From `label_levels`.
@@ -117,7 +117,8 @@ def rival_costs(
         return scores
     if not _eager_cpu(scores):
         return _through_logs(scores, levels, where, tied)
-    largest = torch.linalg.vector_norm(scores.detach(), torch.inf).item()
+    low, high = (x.item() for x in torch.aminmax(scores.detach()))
+    largest = max(-low, high)
     if not largest <= 200:
         return _through_logs(scores, levels, where, tied)
     wide = scores if largest <= 25 else scores.double()
