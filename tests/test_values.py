@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from rankbench.cards import cards, find
 
-SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude"}
+# Data, and what all losses share; what is drawn from a generator has tests of its own.
+SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
+          "generator"}  # fmt: skip
 
 
 def grid(table):

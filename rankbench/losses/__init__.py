@@ -7,7 +7,11 @@ from rankbench.losses.imbalance import ldam_loss, squentropy_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.lambdarank import lambda_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
+from rankbench.losses.softmax_variants import poly1_softmax_loss, unique_softmax_loss
+from rankbench.losses.calibrated_softmax import calibrated_softmax_loss
+from rankbench.losses.permutation import listmle_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
+from rankbench.losses.position_aware import plistmle_loss
 from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
 from rankbench.losses.metric_surrogates import approx_ndcg_loss
 from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
@@ -31,9 +35,14 @@ __all__ = [
     "lambda_loss",
     "listnet_loss",
     "softmax_loss",
+    "poly1_softmax_loss",
+    "unique_softmax_loss",
+    "calibrated_softmax_loss",
+    "listmle_loss",
     "pearson_loss",
     "rank_cosine_loss",
     "z_loss",
+    "plistmle_loss",
     "batch_wasserstein_loss",
     "wasserstein_loss",
     "approx_ndcg_loss",
