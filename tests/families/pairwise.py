@@ -7,41 +7,69 @@ from peers import ALLRANK, LIR, RAX, ST, Case, first_is_relevant, on_list, two
 from references import log1pexp
 
 
-def ranknet(scores, labels, sigma=1.0):
-    """Burges et al. 2005: mean over pairs with yᵢ > yⱼ of log(1 + e^(-σ(sᵢ - sⱼ)))."""
-    total, count = 0.0, 0
-    for si, yi in zip(scores, labels, strict=True):
-        for sj, yj in zip(scores, labels, strict=True):
-            if yi > yj:
-                total += log1pexp(-sigma * (si - sj))
-                count += 1
-    return total / count if count else None
+def weight(better, worse, pair_weights):
+    """What a pair weighs, by its labels."""
+    return {
+        "none": 1.0,
+        "label_diff": better - worse,
+        "squared_label_diff": abs(better**2 - worse**2),
+    }[pair_weights]
+
+
+def ordered(scores, labels):
+    """(sᵢ - sⱼ, yᵢ, yⱼ) for every pair with yᵢ > yⱼ."""
+    both = list(zip(scores, labels, strict=True))
+    return [(si - sj, yi, yj) for si, yi in both for sj, yj in both if yi > yj]
+
+
+def mean(costs):
+    return math.fsum(costs) / len(costs) if costs else None
+
+
+def ranknet(scores, labels, sigma=1.0, pair_weights="none"):
+    """Burges et al. 2005: mean over pairs with yᵢ > yⱼ of wᵢⱼ log(1 + e^(-σ(sᵢ - sⱼ)))."""
+    return mean(
+        [
+            weight(yi, yj, pair_weights) * log1pexp(-sigma * d)
+            for d, yi, yj in ordered(scores, labels)
+        ]
+    )
 
 
 LISTS = {
-    "ranknet": (ranknet, [{}, {"sigma": 2.5}]),
+    "ranknet": (
+        ranknet,
+        [
+            {},
+            {"sigma": 2.5},
+            {"pair_weights": "label_diff"},
+            {"pair_weights": "squared_label_diff"},
+        ],
+    ),
 }
+
+PAIR_MEAN = {
+    "pairs reversed": ("scores, labels, where", "scores, -labels, where"),
+    "mask of the count ignored": ("count_pairs(labels, where)",
+                                  "count_pairs(labels, where | True)"),
+    "sum over pairs": (" / count.clamp(min=1)", ""),
+    "weights ignored": ("weights, reduction", "None, reduction"),
+    "empty lists counted": ("count > 0", "count >= 0"),
+}  # fmt: skip
 
 MUTANTS = {
     "ranknet": {
-        "sign flipped": ("-torch.nn.functional.logsigmoid(", "torch.nn.functional.logsigmoid("),
-        "order reversed": (
-            "labels.unsqueeze(-1) > labels.unsqueeze(-2)",
-            "labels.unsqueeze(-1) < labels.unsqueeze(-2)",
-        ),
-        "ties trained": (
-            "labels.unsqueeze(-1) > labels.unsqueeze(-2)",
-            "labels.unsqueeze(-1) >= labels.unsqueeze(-2)",
-        ),
-        "mask ignored": (" & better.unsqueeze(-1) & where.unsqueeze(-2)", ""),
-        "half of the mask ignored": (" & where.unsqueeze(-2)", ""),
-        "steepness ignored": ("sigma * margins", "margins"),
-        "sum over pairs": (" / count.clamp(min=1)", ""),
-        "mean over all slots": ("torch.where(pairs, costs, 0.0).sum((-1, -2)) / count.clamp(min=1)",
-                                "torch.where(pairs, costs, 0.0).mean((-1, -2))"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
-        "empty lists counted": ("count > 0", "count >= 0"),
-        "first list's labels": ("labels.unsqueeze(-2)", "labels[:1].unsqueeze(-2)"),
+        **PAIR_MEAN,
+        "sign flipped": ("sigma * scores", "-sigma * scores"),
+        "pairs reversed": ("sigma * scores, labels, where", "sigma * scores, -labels, where"),
+        "steepness ignored": ("sigma * scores", "scores"),
+        "steepness divides": ("sigma * scores", "scores / sigma"),
+        "pair weights ignored": ("where, pair_weights", 'where, "none"'),
+        "mask of the sum ignored": ("where, pair_weights", "where | True, pair_weights"),
+        "always weighted": ("where, pair_weights", 'where, "label_diff"'),
+        "another cost": ('"logistic"', '"squared_hinge"'),
+        "first list's labels": ("labels, where, pair_weights",
+                                "labels[:1].expand_as(labels), where, pair_weights"),
     },
 }  # fmt: skip
 
@@ -58,6 +86,11 @@ CASES = {
         "ranknet", on_list(sigma=2.0), library=LIR, because="its temperature multiplies"
     ),
     "rax.pairwise_logistic_loss.single": Case("ranknet", on_list(), library=RAX),
+    "allrank.ranknet.gtdiff.single": Case("ranknet", on_list(pair_weights="label_diff")),
+    "allrank.ranknet.gtdiffpow.single": Case("ranknet", on_list(pair_weights="squared_label_diff")),
+    "rax.logistic.labeldiff_lambdaweight.single": Case(
+        "ranknet", on_list(pair_weights="label_diff")
+    ),
     "pytorchltr.PairwiseLogisticLoss": Case(
         "ranknet",
         lambda fn, x: torch.stack(
@@ -73,12 +106,6 @@ CASES = {
         lambda fn, x: fn(two(x), first_is_relevant(two(x))),
         because="a softmax over two items is the logistic function of their margin",
     ),
-}
-
-LATER = {
-    "allrank.ranknet.gtdiff.single": "weights pairs by label difference",
-    "allrank.ranknet.gtdiffpow.single": "weights pairs by squared label difference",
-    "rax.logistic.labeldiff_lambdaweight.single": "weights pairs by label difference",
 }
 
 # The golden families of these losses.
