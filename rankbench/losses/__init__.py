@@ -2,6 +2,12 @@
 
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
+from rankbench.losses.margins import hinge_loss, soft_zero_one_loss, squared_hinge_loss
+from rankbench.losses.squared_margins import (
+    constant_margin_mse_loss,
+    pairwise_mse_loss,
+    supervised_margin_mse_loss,
+)
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
@@ -11,6 +17,12 @@ from rankbench.losses.regularizers import flops_regularizer
 __all__ = [
     "bce_loss",
     "ranknet_loss",
+    "hinge_loss",
+    "squared_hinge_loss",
+    "soft_zero_one_loss",
+    "pairwise_mse_loss",
+    "constant_margin_mse_loss",
+    "supervised_margin_mse_loss",
     "listnet_loss",
     "softmax_loss",
     "infonce_loss",

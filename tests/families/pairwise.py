@@ -36,6 +36,43 @@ def ranknet(scores, labels, sigma=1.0, pair_weights="none"):
     )
 
 
+def hinge(scores, labels, margin=1.0):
+    """Joachims 2002: mean over pairs with yᵢ > yⱼ of the slack max(0, m - (sᵢ - sⱼ))."""
+    return mean([max(0.0, margin - d) for d, _, _ in ordered(scores, labels)])
+
+
+def squared_hinge(scores, labels, margin=1.0):
+    """Chapelle and Keerthi 2010: the same with squared slacks."""
+    return mean([max(0.0, margin - d) ** 2 for d, _, _ in ordered(scores, labels)])
+
+
+def soft_zero_one(scores, labels, temperature=1.0):
+    """rax: mean over pairs with yᵢ > yⱼ of sigmoid(-(sᵢ - sⱼ) / τ)."""
+    costs = []
+    for d, _, _ in ordered(scores, labels):
+        e = math.exp(-abs(d) / temperature)
+        costs.append(e / (1 + e) if d > 0 else 1 / (1 + e))
+    return mean(costs)
+
+
+def pairwise_mse(scores, labels):
+    """rax, without the pairs i = i: mean of ((sᵢ - sⱼ) - (yᵢ - yⱼ))²."""
+    both = list(enumerate(zip(scores, labels, strict=True)))
+    return mean(
+        [((si - sj) - (yi - yj)) ** 2 for i, (si, yi) in both for j, (sj, yj) in both if i != j]
+    )
+
+
+def constant_margin_mse(scores, labels, margin=1.0):
+    """Lightning IR: mean over pairs with yᵢ > yⱼ of ((sᵢ - sⱼ) - m)²."""
+    return mean([(d - margin) ** 2 for d, _, _ in ordered(scores, labels)])
+
+
+def supervised_margin_mse(scores, labels):
+    """Lightning IR: mean over pairs with yᵢ > yⱼ of ((sᵢ - sⱼ) - (yᵢ - yⱼ))²."""
+    return mean([(d - (yi - yj)) ** 2 for d, yi, yj in ordered(scores, labels)])
+
+
 LISTS = {
     "ranknet": (
         ranknet,
@@ -46,10 +83,16 @@ LISTS = {
             {"pair_weights": "squared_label_diff"},
         ],
     ),
+    "hinge": (hinge, [{}, {"margin": 2.5}, {"margin": 0.25}]),
+    "squared_hinge": (squared_hinge, [{}, {"margin": 2.5}]),
+    "soft_zero_one": (soft_zero_one, [{}, {"temperature": 0.5}]),
+    "pairwise_mse": (pairwise_mse, [{}]),
+    "constant_margin_mse": (constant_margin_mse, [{}, {"margin": 2.5}]),
+    "supervised_margin_mse": (supervised_margin_mse, [{}]),
 }
 
+# What can go wrong in any mean over label-ordered pairs.
 PAIR_MEAN = {
-    "pairs reversed": ("scores, labels, where", "scores, -labels, where"),
     "mask of the count ignored": ("count_pairs(labels, where)",
                                   "count_pairs(labels, where | True)"),
     "sum over pairs": (" / count.clamp(min=1)", ""),
@@ -70,6 +113,51 @@ MUTANTS = {
         "another cost": ('"logistic"', '"squared_hinge"'),
         "first list's labels": ("labels, where, pair_weights",
                                 "labels[:1].expand_as(labels), where, pair_weights"),
+    },
+    "hinge": {
+        **PAIR_MEAN,
+        "pairs reversed": ("scores / margin, labels", "scores / margin, -labels"),
+        "not scaled back": ("margin * sum_pairs", "sum_pairs"),
+        "margin fixed": ("scores / margin", "scores"),
+        "squared": ('"hinge"', '"squared_hinge"'),
+        "mask of the sum ignored": ("where)\n    count", "where | True)\n    count"),
+    },
+    "squared_hinge": {
+        **PAIR_MEAN,
+        "pairs reversed": ("scores / margin, labels", "scores / margin, -labels"),
+        "scaled back once": ("margin**2", "margin"),
+        "margin fixed": ("scores / margin", "scores"),
+        "not squared": ('"squared_hinge"', '"hinge"'),
+        "mask of the sum ignored": ("where)\n    count", "where | True)\n    count"),
+    },
+    "soft_zero_one": {
+        **PAIR_MEAN,
+        "pairs reversed": ("temperature, labels", "temperature, -labels"),
+        "temperature multiplies": ("scores / temperature", "scores * temperature"),
+        "logistic": ('"sigmoid"', '"logistic"'),
+        "mask of the sum ignored": ("where)\n    count", "where | True)\n    count"),
+    },
+    "pairwise_mse": {
+        "sign flipped": ("scores - labels", "scores + labels"),
+        "labels ignored": ("scores - labels", "scores"),
+        "mask ignored": ("scores - labels, where", "scores - labels, where | True"),
+        "single items counted": ("where.sum(-1) > 1", "where.sum(-1) > 0"),
+        "weights ignored": ("weights, reduction", "None, reduction"),
+    },
+    "constant_margin_mse": {
+        **PAIR_MEAN,
+        "pairs reversed": ("(scores, labels, where, margin)", "(scores, -labels, where, margin)"),
+        "margin flipped": ("where, margin)", "where, -margin)"),
+        "margin dropped": (", where, margin)", ", where)"),
+        "mask of the sum ignored": ("where, margin)", "where | True, margin)"),
+    },
+    "supervised_margin_mse": {
+        **PAIR_MEAN,
+        "ties compared": ("scores - labels, labels, where",
+                          "scores - labels, scores.argsort(-1).argsort(-1).double(), where"),
+        "sign flipped": ("scores - labels", "scores + labels"),
+        "labels ignored": ("scores - labels", "scores"),
+        "mask of the sum ignored": ("where)\n    count", "where | True)\n    count"),
     },
 }  # fmt: skip
 
@@ -101,6 +189,19 @@ CASES = {
         ),
         because="sums over pairs, base 2",
     ),
+    "rax.pairwise_hinge_loss.single": Case("hinge", on_list(), library=RAX),
+    "rax.pairwise_soft_zero_one_loss.single": Case("soft_zero_one", on_list(), library=RAX),
+    "rax.pairwise_mse_loss.single": Case("pairwise_mse", on_list(), library=RAX),
+    "pytorchltr.PairwiseHingeLoss": Case(
+        "hinge",
+        lambda fn, x: torch.stack(
+            [
+                fn(x["scores"][0], x["labels"][0]) * 6,  # six pairs
+                fn(x["scores"][1, :3], x["labels"][1, :3]) * 2,  # two pairs
+            ]
+        ),
+        because="sums over pairs",
+    ),
     "splade.pairwise_nll": Case(
         "ranknet",
         lambda fn, x: fn(two(x), first_is_relevant(two(x))),
@@ -108,5 +209,11 @@ CASES = {
     ),
 }
 
+LATER = {
+    "pytorchltr.PairwiseDCGHingeLoss": "-1 / log(2 + hinge): a transform of a sum of hinges",
+    "rax.pairwise_qr_loss.single": "a quantile of margin errors, not asked for",
+}
+
 # The golden families of these losses.
-FAMILIES = {"RankNet", "Pairwise NLL"}
+FAMILIES = {"RankNet", "Pairwise NLL", "Pairwise hinge", "Pairwise soft 0-1", "Pairwise MSE",
+            "Pairwise quantile"}  # fmt: skip
