@@ -8,6 +8,8 @@ from rankbench.losses.squared_margins import (
     pairwise_mse_loss,
     supervised_margin_mse_loss,
 )
+from rankbench.losses.auc import bpr_loss, macro_auc_loss
+from rankbench.losses.psl import psl_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
@@ -23,6 +25,9 @@ __all__ = [
     "pairwise_mse_loss",
     "constant_margin_mse_loss",
     "supervised_margin_mse_loss",
+    "bpr_loss",
+    "macro_auc_loss",
+    "psl_loss",
     "listnet_loss",
     "softmax_loss",
     "infonce_loss",

@@ -73,6 +73,56 @@ def supervised_margin_mse(scores, labels):
     return mean([(d - (yi - yj)) ** 2 for d, yi, yj in ordered(scores, labels)])
 
 
+def kinds(scores, labels):
+    """Scores of the relevant items, and of the others."""
+    both = list(zip(scores, labels, strict=True))
+    return [s for s, y in both if y > 0], [s for s, y in both if y <= 0]
+
+
+SURROGATES = {
+    "logistic": lambda d: log1pexp(-d),
+    "hinge": lambda d: max(0.0, 1 - d),
+    "squared_hinge": lambda d: max(0.0, 1 - d) ** 2,
+    "sigmoid": lambda d: 1 - 1 / (1 + math.exp(-d)) if d < 30 else math.exp(-d),
+}
+
+
+def bpr(scores, labels):
+    """Rendle et al. 2009: mean over relevant i and other j of -log σ(sᵢ - sⱼ)."""
+    relevant, rest = kinds(scores, labels)
+    return mean([log1pexp(sj - si) for si in relevant for sj in rest])
+
+
+def macro_auc(scores, labels, surrogate="logistic", weighting="pairwise"):
+    """Wu et al. 2023: φ over pairs, or over items against the threshold 0."""
+    phi, (relevant, rest) = SURROGATES[surrogate], kinds(scores, labels)
+    if not relevant or not rest:
+        return None
+    if weighting == "pairwise":
+        return mean([phi(si - sj) for si in relevant for sj in rest])
+    above, below = [phi(s) for s in relevant], [phi(-s) for s in rest]
+    return mean(above + below) if weighting == "univariate" else mean(above) + mean(below)
+
+
+def psl(scores, labels, activation="tanh", temperature=1.0, dro_temperature=1.0,
+        include_positive=True):  # fmt: skip
+    """Yang et al. 2024: mean over relevant i of log Σⱼ φ((sⱼ - sᵢ)/τ)^(1/τ*), with our 1."""
+    phi = {
+        "tanh": lambda x: 2 / (1 + math.exp(-2 * x)) if x > -300 else 0.0,
+        "atan": lambda x: max(0.0, 1 + math.atan(x)),
+        "relu": lambda x: max(0.0, 1 + x),
+        "exp": math.exp,
+    }[activation]
+    relevant, rest = kinds(scores, labels)
+    if not relevant or not rest:
+        return None
+    costs = []
+    for si in relevant:
+        powers = [phi((sj - si) / temperature) ** (1 / dro_temperature) for sj in rest]
+        costs.append(math.log(include_positive + math.fsum(powers)))
+    return mean(costs)
+
+
 LISTS = {
     "ranknet": (
         ranknet,
@@ -89,6 +139,32 @@ LISTS = {
     "pairwise_mse": (pairwise_mse, [{}]),
     "constant_margin_mse": (constant_margin_mse, [{}, {"margin": 2.5}]),
     "supervised_margin_mse": (supervised_margin_mse, [{}]),
+    "bpr": (bpr, [{}]),
+    "macro_auc": (
+        macro_auc,
+        [
+            {},
+            {"surrogate": "hinge"},
+            {"surrogate": "squared_hinge"},
+            {"surrogate": "sigmoid"},
+            {"weighting": "univariate"},
+            {"weighting": "reweighted"},
+            {"weighting": "reweighted", "surrogate": "hinge"},
+        ],
+    ),
+    "psl": (
+        psl,
+        [
+            {},
+            {"temperature": 2.0},
+            {"dro_temperature": 0.5},
+            {"include_positive": False},
+            {"activation": "exp"},
+            {"activation": "exp", "include_positive": False, "dro_temperature": 2.0},
+            {"activation": "atan"},
+            {"activation": "relu", "temperature": 2.0},
+        ],
+    ),
 }
 
 # What can go wrong in any mean over label-ordered pairs.
@@ -159,6 +235,65 @@ MUTANTS = {
         "labels ignored": ("scores - labels", "scores"),
         "mask of the sum ignored": ("where)\n    count", "where | True)\n    count"),
     },
+    "bpr": {
+        "kinds exchanged": ("scores, relevant, rest", "scores, rest, relevant"),
+        "all pairs": ("scores, relevant, rest", "scores, relevant, where.to(scores.dtype)"),
+        "another cost": ('"logistic"', '"squared_hinge"'),
+        "mask ignored": ("relevant_and_rest(labels, where)",
+                         "relevant_and_rest(labels, where | True)"),
+        "sum over pairs": (" / count.clamp(min=1)", ""),
+        "empty lists counted": ("count > 0", "count >= 0"),
+        "weights ignored": ("weights, reduction", "None, reduction"),
+    },
+    "macro_auc": {
+        "kinds exchanged": ("cross_pair_sum(surrogate, scores, relevant, rest)",
+                            "cross_pair_sum(surrogate, scores, rest, relevant)"),
+        "surrogate ignored": ("cross_pair_sum(surrogate", 'cross_pair_sum("logistic"'),
+        "surrogate of the threshold ignored": ("threshold_sums(surrogate",
+                                               'threshold_sums("logistic"'),
+        "never reweighted": (' if weighting == "univariate" else (some, others)', ""),
+        "classes exchanged": ("else (some, others)", "else (others, some)"),
+        "sum over pairs": (" / (some * others)", ""),
+        "mask ignored": ("relevant_and_rest(labels, where)",
+                         "relevant_and_rest(labels, where | True)"),
+        "one kind counted": (" & rest.any(-1)", ""),
+        "weights ignored": ("weights, reduction", "None, reduction"),
+    },
+    "psl": {
+        "lead reversed": ("scores.unsqueeze(-2) - scores.unsqueeze(-1)",
+                          "scores.unsqueeze(-1) - scores.unsqueeze(-2)"),
+        "temperature dropped": (") / temperature", ")"),
+        "robust temperature dropped": ("logs / dro_temperature", "logs"),
+        "one of all items": ("rest = where & ~relevant", "rest = where"),
+        "mask of negatives ignored": ("rest = where & ~relevant", "rest = ~relevant"),
+        "mask of relevant items ignored": ("where & (labels > 0)", "labels >= 0"),
+        "terms of 0 kept": ("kept & rest", "torch.ones_like(kept) & rest"),
+        "positive left out": ("value=include_positive", "value=False"),
+        "positive always in": ("value=include_positive", "value=True"),
+        "sum over relevant items": (" / relevant.sum(-1).clamp(min=1)", ""),
+        "one kind counted": (" & rest.any(-1)", ""),
+        "weights ignored": ("weights, reduction", "None, reduction"),
+    },
+}  # fmt: skip
+
+SHARED = {
+    ("losses.auc", "relevant_and_rest", "bpr"): {
+        "all but the best relevant": ("labels > 0", "labels >= 0"),
+        "padding is relevant": ("where & (labels > 0)", "(labels > 0) | ~where"),
+        "padding is among the rest": ("(where & ~relevant)", "(~relevant)"),
+    },
+    ("losses.auc", "threshold_sums", "macro_auc"): {
+        "threshold at 1": ("(0, 1)) for x in", "(0, 1), value=1.0) for x in"),
+        "no threshold": ("value=1.0", "value=0.0"),
+        "all items are thresholds": ("torch.zeros_like", "torch.ones_like"),
+        "sides exchanged": ("scores, threshold, rest", "scores, rest, threshold"),
+    },
+    ("losses.psl", "log_activation", "psl"): {
+        "logistic, not tanh": ("log(2) + ", ""),
+        "width of tanh": ("2 * x", "x"),
+        "atan is relu": ('x.atan() if activation == "atan" else x', "x"),
+        "not cut": (".log(), phi > 0", ".log(), everywhere"),
+    },
 }  # fmt: skip
 
 # Numbers of other libraries ----------------------------------------------------------------------
@@ -202,6 +337,9 @@ CASES = {
         ),
         because="sums over pairs",
     ),
+    "splade.bpr": Case(
+        "bpr", lambda fn, x: fn(two(x), first_is_relevant(two(x))), library="splade"
+    ),
     "splade.pairwise_nll": Case(
         "ranknet",
         lambda fn, x: fn(two(x), first_is_relevant(two(x))),
@@ -215,5 +353,5 @@ LATER = {
 }
 
 # The golden families of these losses.
-FAMILIES = {"RankNet", "Pairwise NLL", "Pairwise hinge", "Pairwise soft 0-1", "Pairwise MSE",
+FAMILIES = {"RankNet", "Pairwise NLL", "BPR", "Pairwise hinge", "Pairwise soft 0-1", "Pairwise MSE",
             "Pairwise quantile"}  # fmt: skip
