@@ -10,6 +10,7 @@ from rankbench.losses.squared_margins import (
 )
 from rankbench.losses.auc import bpr_loss, macro_auc_loss
 from rankbench.losses.psl import psl_loss
+from rankbench.losses.ranklist import ranklist_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
@@ -28,6 +29,7 @@ __all__ = [
     "bpr_loss",
     "macro_auc_loss",
     "psl_loss",
+    "ranklist_loss",
     "listnet_loss",
     "softmax_loss",
     "infonce_loss",

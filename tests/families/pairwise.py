@@ -4,7 +4,7 @@ import math
 
 import torch
 from peers import ALLRANK, LIR, RAX, ST, Case, first_is_relevant, on_list, two
-from references import log1pexp
+from references import log1pexp, logsumexp
 
 
 def weight(better, worse, pair_weights):
@@ -123,6 +123,19 @@ def psl(scores, labels, activation="tanh", temperature=1.0, dro_temperature=1.0,
     return mean(costs)
 
 
+def ranklist(scores, labels, skips=(1,), min_margin=0.0, lse=False):
+    """After Naini et al. 2025: log(1 + e^(-(sᵢ - sⱼ))) over pairs a skip of levels apart."""
+    level = {y: k for k, y in enumerate(sorted(set(labels)))}
+    leads = [
+        d
+        for d, yi, yj in ordered(scores, labels)
+        if (skips is None or level[yi] - level[yj] in skips) and yi - yj > min_margin
+    ]
+    if lse:
+        return logsumexp([0.0, *(-d for d in leads)]) if leads else None
+    return mean([log1pexp(-d) for d in leads])
+
+
 LISTS = {
     "ranknet": (
         ranknet,
@@ -163,6 +176,17 @@ LISTS = {
             {"activation": "exp", "include_positive": False, "dro_temperature": 2.0},
             {"activation": "atan"},
             {"activation": "relu", "temperature": 2.0},
+        ],
+    ),
+    "ranklist": (
+        ranklist,
+        [
+            {},
+            {"skips": (1, 2)},
+            {"skips": None},
+            {"skips": None, "min_margin": 1.0},
+            {"lse": True},
+            {"lse": True, "skips": (1, 3)},
         ],
     ),
 }
@@ -274,6 +298,17 @@ MUTANTS = {
         "one kind counted": (" & rest.any(-1)", ""),
         "weights ignored": ("weights, reduction", "None, reduction"),
     },
+    "ranklist": {
+        "sign flipped": ("-torch.nn.functional.logsigmoid(margins)",
+                         "torch.nn.functional.logsigmoid(margins)"),
+        "sign of the log-sum-exp flipped": ("pad(-margins", "pad(margins"),
+        "no 1 in the log-sum-exp": ("(0, 1), value=True", "(0, 1), value=False"),
+        "skips ignored": ("where, skips, min_margin", "where, None, min_margin"),
+        "margin ignored": ("where, skips, min_margin", "where, skips, 0.0"),
+        "mask ignored": ("(labels, where, skips", "(labels, where | True, skips"),
+        "mean over slots": ("costs.sum((-1, -2)) / count.clamp(min=1)", "costs.mean((-1, -2))"),
+        "sum over pairs": (" / count.clamp(min=1)", ""),
+    },
 }  # fmt: skip
 
 SHARED = {
@@ -287,6 +322,17 @@ SHARED = {
         "no threshold": ("value=1.0", "value=0.0"),
         "all items are thresholds": ("torch.zeros_like", "torch.ones_like"),
         "sides exchanged": ("scores, threshold, rest", "scores, rest, threshold"),
+    },
+    ("losses.ranklist", "levels", "ranklist"): {
+        "one level per item": ("ordered != ordered.roll(1, -1)", "torch.ones_like(where)"),
+        "levels stay sorted": (".gather(-1, order.argsort(-1))", ""),
+        "levels scattered": ("order.argsort(-1)", "order"),
+    },
+    ("losses.ranklist", "skip_pairs", "ranklist"): {
+        "order reversed": ("level.unsqueeze(-1) - level.unsqueeze(-2)",
+                           "level.unsqueeze(-2) - level.unsqueeze(-1)"),
+        "margin reached is enough": ("> min_margin", ">= min_margin"),
+        "all of the skips": (".any(0)", ".all(0)"),
     },
     ("losses.psl", "log_activation", "psl"): {
         "logistic, not tanh": ("log(2) + ", ""),
