@@ -186,6 +186,27 @@ def test_a_squared_hinge_is_at_least_the_square_of_the_hinge(data, margin):
     assert hinge**2 <= squared + 1e-9
 
 
+@given(graded_lists(), st.floats(0.05, 2), st.booleans())
+def test_a_hinge_is_zero_exactly_where_every_pair_leads_by_the_margin(data, margin, perfect):
+    scores, labels = data
+    scores = 2 * labels if perfect else scores
+    leads = pairs_of(scores, labels)
+    assume(len(leads))
+    for name in ("hinge", "squared_hinge"):
+        assert (value(name, scores, labels, margin=margin) == 0) == bool((leads >= margin).all())
+
+
+@given(graded_lists())
+def test_no_item_is_pushed_harder_than_one_by_a_hinge(data):
+    assert gradient("hinge", *data).abs().max() <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("name", [n for n in PAIRWISE if "shift_invariant" in find(n).laws])
+def test_what_pushes_one_item_up_pushes_others_down(name):
+    push = gradient(name, double(0.5, 1.5, 1.0, -1.0), double(2.0, 1.0, 0.0, 0.0))
+    assert push.abs().max() > 0.01 and abs(push.sum()) < 1e-12
+
+
 @given(graded_lists(), st.floats(0.01, 3))
 def test_a_narrow_hinge_is_the_perceptron(data, margin):
     leads = pairs_of(*data)
