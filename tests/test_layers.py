@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rankbench"
 # Row of every module; a folder's row holds for all modules in it. See ARCHITECTURE, layers.
 ROWS = {
     "core": 0,
-    "cards": 1, "metrics": 1, "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1,
+    "cards": 1, "metrics": 1,
+    "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
     "losses": 2, "candidates": 2,
     "scaling": 3, "checks": 3, "plots": 3, "systems": 3, "peers": 3,
     "models": 4, "data": 4, "recipes": 4, "records": 4,

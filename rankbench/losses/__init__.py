@@ -5,13 +5,22 @@ from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
 from rankbench.losses.focusing import asymmetric_loss, focal_loss, poly1_loss
 from rankbench.losses.imbalance import ldam_loss, squentropy_loss
 from rankbench.losses.pairwise import ranknet_loss
+from rankbench.losses.margins import hinge_loss, soft_zero_one_loss, squared_hinge_loss
+from rankbench.losses.squared_margins import (
+    constant_margin_mse_loss,
+    pairwise_mse_loss,
+    supervised_margin_mse_loss,
+)
+from rankbench.losses.auc import bpr_loss, macro_auc_loss
+from rankbench.losses.psl import psl_loss
+from rankbench.losses.ranklist import ranklist_loss
 from rankbench.losses.lambdarank import lambda_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.softmax_variants import poly1_softmax_loss, unique_softmax_loss
 from rankbench.losses.calibrated_softmax import calibrated_softmax_loss
 from rankbench.losses.permutation import listmle_loss
-from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
 from rankbench.losses.position_aware import plistmle_loss
+from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
 from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
 from rankbench.losses.metric_surrogates import approx_ndcg_loss
 from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
@@ -32,6 +41,16 @@ __all__ = [
     "ldam_loss",
     "squentropy_loss",
     "ranknet_loss",
+    "hinge_loss",
+    "soft_zero_one_loss",
+    "squared_hinge_loss",
+    "constant_margin_mse_loss",
+    "pairwise_mse_loss",
+    "supervised_margin_mse_loss",
+    "bpr_loss",
+    "macro_auc_loss",
+    "psl_loss",
+    "ranklist_loss",
     "lambda_loss",
     "listnet_loss",
     "softmax_loss",
@@ -39,10 +58,10 @@ __all__ = [
     "unique_softmax_loss",
     "calibrated_softmax_loss",
     "listmle_loss",
+    "plistmle_loss",
     "pearson_loss",
     "rank_cosine_loss",
     "z_loss",
-    "plistmle_loss",
     "batch_wasserstein_loss",
     "wasserstein_loss",
     "approx_ndcg_loss",

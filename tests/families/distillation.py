@@ -100,10 +100,12 @@ MUTANTS = {
     "margin_mse": {
         "sign flipped": ("scores - teacher if", "scores + teacher if"),
         "teacher ignored": ("scores - teacher if margin is None else scores", "scores"),
-        "margin flipped": ("- (margin or 0.0)", "+ (margin or 0.0)"),
-        "margin dropped": (" - (margin or 0.0)", ""),
-        "best pairs are all pairs": ('best_only=pairs == "positive"', "best_only=False"),
-        "not squared": (".square()", ""),
+        "margin flipped": ("margin or 0.0", "-(margin or 0.0)"),
+        "margin dropped": (", margin or 0.0", ""),
+        "best pairs are all pairs": ('if pairs == "positive"', "if False"),
+        "mask of the sum ignored": ("teacher, where, margin", "teacher, where | True, margin"),
+        "mask of the count ignored": ("count_pairs(teacher, where)",
+                                      "count_pairs(teacher, where | True)"),
         "sum over pairs": (" / count.clamp(min=1)", ""),
         "mask ignored": ("mean_squared_difference(gaps, where)",
                          "mean_squared_difference(gaps, torch.ones_like(where))"),
@@ -113,15 +115,17 @@ MUTANTS = {
 }  # fmt: skip
 
 SHARED = {
-    ("losses.distillation", "ordered_pairs", "margin_mse"): {
-        "order reversed": ("teacher.unsqueeze(-1) > teacher.unsqueeze(-2)",
-                           "teacher.unsqueeze(-1) < teacher.unsqueeze(-2)"),
-        "ties compared": ("teacher.unsqueeze(-1) > teacher.unsqueeze(-2)",
-                          "teacher.unsqueeze(-1) >= teacher.unsqueeze(-2)"),
-        "mask ignored": (" & where.unsqueeze(-1) & where.unsqueeze(-2)", ""),
-        "best is worst": ("better.any(-2)", "better.any(-1)"),
+    ("squared_gaps", "sum_squared_errors", "margin_mse"): {
+        "order reversed": ("labels.detach().masked_fill", "(-labels).masked_fill"),
+        "ties compared": ("torch.searchsorted(keys, keys)",
+                          "torch.searchsorted(keys, keys, right=True)"),
+        "mask of the labels ignored": (".masked_fill(~where, torch.inf)", ""),
+        "padded pairs summed": ("torch.where(keys < torch.inf, costs, 0.0)", "costs"),
+        "margin flipped": ("centred - margin", "centred + margin"),
+        "sums one item late": ("(1, 0)", "(2, -1)"),
+        "squares dropped": (" + squares", ""),
     },
-    ("losses.distillation", "mean_squared_difference", "margin_mse"): {
+    ("squared_gaps", "mean_squared_difference", "margin_mse"): {
         "variance, not twice": ("2 * deviations", "deviations"),
         "population variance": ("(count.squeeze(-1) - 1)", "count.squeeze(-1)"),
         "not centred": ("values - mean, zero", "values, zero"),

@@ -235,8 +235,6 @@ LATER = {
     "allrank.lambdaloss.rankNetWeightedByGTDiffPowed_scheme.mean.single":
         "weights pairs by squared label difference",
     "pytorchltr.LambdaNDCGLoss2": "its distances are off by one; see test_lambdarank",
-    "pytorchltr.PairwiseHingeLoss": "hinge, see pairwise",
-    "pytorchltr.PairwiseDCGHingeLoss": "hinge, see pairwise",
 }  # fmt: skip
 
 # The golden families of these losses.
