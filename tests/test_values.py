@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rankbench.cards import cards, find
 
-SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude"}
+SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
+          "generator"}  # fmt: skip
 
 
 def grid(table):

@@ -3,6 +3,8 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
+from rankbench.losses.sorting import neural_ndcg_loss, neuralsort_loss
+from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -13,6 +15,9 @@ __all__ = [
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
+    "neuralsort_loss",
+    "neural_ndcg_loss",
+    "softrank_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
