@@ -3,7 +3,8 @@
 from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
-from rankbench.losses.sorting import neural_ndcg_loss, neuralsort_loss
+from rankbench.losses.sorting import neuralsort_loss
+from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss

@@ -104,22 +104,19 @@ MUTANTS = {
     "neuralsort": {
         "sign flipped": ("values = -torch.where", "values = torch.where"),
         "mask of the scores ignored": (
-            "OPERATORS[operator](scores, where, temperature)",
-            "OPERATORS[operator](scores, where | True, temperature)",
+            "sort_logits(operator, scores, where,",
+            "sort_logits(operator, scores, where | True,",
         ),
         "mask of the labels ignored": (
-            "TARGETS[target](labels, where, temperature)",
-            "TARGETS[target](labels, where | True, temperature)",
+            "sorted_labels(target, labels, where,",
+            "sorted_labels(target, labels, where | True,",
         ),
         "sum over ranks": (" / count.clamp(min=1)", ""),
-        "temperature ignored": (
-            "OPERATORS[operator](scores, where, temperature)",
-            "OPERATORS[operator](scores, where, 1.0)",
+        "temperature ignored": ("scores, where, temperature)", "scores, where, 1.0)"),
+        "temperature of the labels ignored": (
+            "labels, where, temperature)", "labels, where, 1.0)"
         ),
-        "labels and scores exchanged": (
-            "torch.where(wanted > 0, wanted * found, 0.0)",
-            "wanted.clamp(min=1e-9).log() * found.exp()",
-        ),
+        "worst label first": ("wanted * found", "wanted.flip(-2) * found"),
         "columns for rows": ("log_softmax(-1)", "log_softmax(-2)"),
         "tied labels counted": ("values, ordered,", "values, where.any(-1),"),
         "weights ignored": ("ordered, weights,", "ordered, None,"),
@@ -162,7 +159,7 @@ SHARED = {
         "padded columns kept": ("torch.where(where, distance_sums(scaled, where), "
                                 "torch.finfo(scores.dtype).max)",
                                 "distance_sums(scaled, where)"),
-        "not centred": ("scores - center.detach()", "scores + 1e13"),
+        "not centred": ("scores - center.detach()", "scores + torch.pi * 1e13"),
     },
     ("losses.sorting", "soft_sort_logits", "neuralsort"): {
         "padded columns kept": (".masked_fill(~where.unsqueeze(-2), lowest)", ""),
@@ -173,12 +170,17 @@ SHARED = {
         "worst first": ("(count - upto).unsqueeze(-2), (count - lower)",
                         "lower.unsqueeze(-2), upto"),
     },
-    ("losses.sorting", "_scale", "neural_ndcg"): {
+    ("losses.neural_ndcg", "_scale", "neural_ndcg"): {
         "rows first": ("sums = _times(rows, matrix)", "sums = _times(rows, matrix.mT)"),
         "stops at once": ("if step:", "if True:"),
         "never stops": ("> tol", "> 0"),
         "stops with the batch": (".any(-1, keepdim=True)", ".any()"),
         "stops too soon": ("> tol", "> 1e3 * tol"),
+    },
+    ("losses.neural_ndcg", "_replay", "neural_ndcg"): {
+        "steps that were not made": ("torch.where(moving, 0.0, to_columns)", "0 * to_columns"),
+        "rows forgotten": ("return by_rows +", "return"),
+        "rows after the step": ("all_rows[:-1]", "all_rows[1:]"),
     },
 }  # fmt: skip
 
