@@ -180,7 +180,6 @@ SHARED = {
     ("losses.neural_ndcg", "_replay", "neural_ndcg"): {
         "steps that were not made": ("torch.where(moving, 0.0, to_columns)", "0 * to_columns"),
         "rows forgotten": ("return by_rows +", "return"),
-        "rows after the step": ("all_rows[:-1]", "all_rows[1:]"),
     },
 }  # fmt: skip
 
