@@ -333,6 +333,11 @@ def test_samples_keep_the_mask_of_their_own_list():
     assert value.abs() < 1e-6
 
 
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="samples is 0"):
+        neural_ndcg_loss(torch.zeros(2), torch.ones(2), stochastic=True, samples=0)
+
+
 def test_a_fully_padded_list_with_noise_stays_finite():
     scores = torch.zeros(2, 3, requires_grad=True)
     where = torch.tensor([[True, True, False], [False] * 3])

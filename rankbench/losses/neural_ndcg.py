@@ -115,7 +115,7 @@ def sinkhorn(
     rows, columns, *_ = _sinkhorn(matrix, some, where, max_iter, tol)
     return rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
 
-# %% ../../nbs/losses/45_neural_ndcg.ipynb #1357aa7b
+# %% ../../nbs/losses/45_neural_ndcg.ipynb #aec46dc4
 FLOOR = 1e-10  # what the lowest score of a list becomes before the logarithm
 
 
@@ -128,17 +128,18 @@ def gumbel_scores(
     generator: torch.Generator | None,
 ) -> Float[Tensor, "samples *lists items"]:
     """Copies of the scores with Gumbel noise; the first axis counts samples."""
+    check_positive("samples", samples, 32)
     if log_scores and scores.shape[-1]:
         lowest = scores.masked_fill(~where, torch.inf).amin(-1, keepdim=True)
         scores = (torch.where(where, scores - lowest, 0.0) + FLOOR).log()
     noise = scores.new_empty((samples, *scores.shape)).exponential_(generator=generator)
     return scores - beta * noise.clamp(min=torch.finfo(scores.dtype).tiny).log()
 
-# %% ../../nbs/losses/45_neural_ndcg.ipynb #f6c5182d
+# %% ../../nbs/losses/45_neural_ndcg.ipynb #711ad139
 @loss(family="metric surrogates", signature="scores", labels="graded", source="pobrotyn2021",
       use_when="Graded labels, lists of up to a few hundred items, and NDCG is what counts.",
       avoid_when="Long lists, or large score gaps and a small temperature: no gradient is left.",
-      time="n²", memory="n²", aliases=("neuralndcg", "pirank"),
+      time="n²", memory="n²", aliases=("neuralndcg",),
       laws={"shift_invariant", "converges_to:ndcg", "zero_at_perfect"},
       elsewhere={"allrank": "neuralNDCG = ours - 1",
                  "tensorflow_ranking": "NeuralSortNDCGLoss; max_iter=0"})  # fmt: skip

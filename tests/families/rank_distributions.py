@@ -12,7 +12,7 @@ def win(lead, delta):
 
 
 def rank_chances(scores, item, delta=1.0):
-    """Taylor et al. 2008, Eq. 6: rivals are added one at a time."""
+    """Taylor et al. 2008: rivals are added one at a time."""
     chances = [1.0]
     for j, s in enumerate(scores):
         if j != item:

@@ -10,7 +10,7 @@ from rankbench.metrics import dcg, sort_by_scores
 
 
 def neuralsort_rows(scores, temperature=1.0):
-    """Grover et al. 2019, Eq. 5: log P̂, one row per rank."""
+    """Grover et al. 2019: log P̂, one row per rank."""
     n = len(scores)
     spread = [math.fsum(abs(a - b) for b in scores) for a in scores]
     return [
@@ -66,7 +66,7 @@ def balanced(matrix, max_iter=50, tol=1e-6):
 def neural_ndcg(scores, labels, temperature=1.0, gain="exp2", k=None, transposed=False,
                 stochastic=False, samples=32, beta=0.1, log_scores=True, generator=None,
                 max_iter=50, tol=1e-6):  # fmt: skip
-    """Pobrotyn and Białobrzeski 2021, Eq. 7; both forms are one double sum."""
+    """Pobrotyn and Białobrzeski 2021; both forms are one double sum."""
     ideal = references.dcg(sorted(labels, reverse=True), k, gain)
     if ideal == 0:
         return None
