@@ -115,7 +115,7 @@ def sinkhorn(
     rows, columns, *_ = _sinkhorn(matrix, some, where, max_iter, tol)
     return rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
 
-# %% ../../nbs/losses/45_neural_ndcg.ipynb #aec46dc4
+# %% ../../nbs/losses/45_neural_ndcg.ipynb #b0827044
 FLOOR = 1e-10  # what the lowest score of a list becomes before the logarithm
 
 
@@ -128,7 +128,8 @@ def gumbel_scores(
     generator: torch.Generator | None,
 ) -> Float[Tensor, "samples *lists items"]:
     """Copies of the scores with Gumbel noise; the first axis counts samples."""
-    check_positive("samples", samples, 32)
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; expected 1 or more, such as 32.")
     if log_scores and scores.shape[-1]:
         lowest = scores.masked_fill(~where, torch.inf).amin(-1, keepdim=True)
         scores = (torch.where(where, scores - lowest, 0.0) + FLOOR).log()
