@@ -31,6 +31,7 @@ ALLOWED = {
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.contrastive", "losses.listwise"): "InfoNCE is softmax_loss on in-batch candidates",
+    ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
     ("losses.contrastive", "candidates"): "its lists are built from a batch of pairs",
     ("losses.correlation", "candidates"): "a list scaled to length 1, like a vector",
     ("losses.bidirectional", "candidates"): "its lists are built from a batch of pairs",

@@ -25,6 +25,9 @@ from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
 from rankbench.losses.metric_surrogates import approx_ndcg_loss
 from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
 from rankbench.losses.binary_surrogates import approx_ap_loss, approx_mrr_loss, smooth_ap_loss
+from rankbench.losses.sorting import neuralsort_loss
+from rankbench.losses.neural_ndcg import neural_ndcg_loss
+from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -70,6 +73,9 @@ __all__ = [
     "approx_ap_loss",
     "approx_mrr_loss",
     "smooth_ap_loss",
+    "neuralsort_loss",
+    "neural_ndcg_loss",
+    "softrank_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
