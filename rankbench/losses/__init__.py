@@ -4,6 +4,7 @@ from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
 from rankbench.losses.focusing import asymmetric_loss, focal_loss, poly1_loss
 from rankbench.losses.imbalance import ldam_loss, squentropy_loss
+from rankbench.losses.set_metrics import anyloss, dice_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.listwise import listnet_loss, softmax_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
@@ -23,6 +24,8 @@ __all__ = [
     "asymmetric_loss",
     "ldam_loss",
     "squentropy_loss",
+    "dice_loss",
+    "anyloss",
     "ranknet_loss",
     "listnet_loss",
     "softmax_loss",
