@@ -4,6 +4,7 @@ from rankbench.losses.pointwise import bce_loss
 from rankbench.losses.regression import huber_loss, mse_loss, ordinal_loss
 from rankbench.losses.focusing import asymmetric_loss, focal_loss, poly1_loss
 from rankbench.losses.imbalance import ldam_loss, squentropy_loss
+from rankbench.losses.set_metrics import anyloss, dice_loss
 from rankbench.losses.pairwise import ranknet_loss
 from rankbench.losses.margins import hinge_loss, soft_zero_one_loss, squared_hinge_loss
 from rankbench.losses.squared_margins import (
@@ -43,6 +44,8 @@ __all__ = [
     "poly1_loss",
     "ldam_loss",
     "squentropy_loss",
+    "dice_loss",
+    "anyloss",
     "ranknet_loss",
     "hinge_loss",
     "soft_zero_one_loss",
