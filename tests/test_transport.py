@@ -6,7 +6,8 @@ from families.transport import wasserstein
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankbench.losses import batch_wasserstein_loss, wasserstein_loss
+from rankbench.losses import wasserstein_loss
+from rankbench.losses.transport import batch_wasserstein_loss
 
 lists = st.integers(2, 6).flatmap(
     lambda n: st.tuples(

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 
 from rankbench.cards import cards, find
 
-<<<<<<< HEAD
 # Data, and what all losses share; what is drawn from a generator has tests of its own.
-=======
->>>>>>> work/sorting
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
           "generator"}  # fmt: skip
 

@@ -22,7 +22,7 @@ from rankbench.losses.calibrated_softmax import calibrated_softmax_loss
 from rankbench.losses.permutation import listmle_loss
 from rankbench.losses.position_aware import plistmle_loss
 from rankbench.losses.correlation import pearson_loss, rank_cosine_loss, z_loss
-from rankbench.losses.transport import batch_wasserstein_loss, wasserstein_loss
+from rankbench.losses.transport import wasserstein_loss
 from rankbench.losses.metric_surrogates import approx_ndcg_loss
 from rankbench.losses.rank_surrogates import approx_rank_mse_loss, bound_ndcg_loss
 from rankbench.losses.binary_surrogates import approx_ap_loss, approx_mrr_loss, smooth_ap_loss
@@ -68,7 +68,6 @@ __all__ = [
     "pearson_loss",
     "rank_cosine_loss",
     "z_loss",
-    "batch_wasserstein_loss",
     "wasserstein_loss",
     "approx_ndcg_loss",
     "approx_rank_mse_loss",
