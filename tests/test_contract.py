@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from families import case_id
 from test_values import TABLES
 
 from rankbench import checks
@@ -23,7 +24,7 @@ CASES = [
 
 # The settings that are compared with the references, the defaults excepted.
 SETTINGS = [
-    pytest.param(card, s, id="-".join([card.name, *(f"{k}={v}" for k, v in s.items())]))
+    pytest.param(card, s, id=case_id(card.name, s))
     for card in cards()
     for s in TABLES.get(card.name, (None, []))[1]
     if s

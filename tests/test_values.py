@@ -5,7 +5,7 @@ import math
 import pytest
 import references
 import torch
-from families import LISTS, PAIRS, ROWS, TIES_BY_POSITION
+from families import LISTS, PAIRS, ROWS, case_id, TIES_BY_POSITION
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "posi
 
 def grid(table):
     return [
-        pytest.param(name, fn, settings, id="-".join([name, *(f"{k}={v}" for k, v in s.items())]))
+        pytest.param(name, fn, settings, id=case_id(name, s))
         for name, (fn, many) in table.items()
         for s in many
         for settings in [s]

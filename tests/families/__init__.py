@@ -34,3 +34,8 @@ MUTANTS, SHARED, SAME = merged("MUTANTS"), merged("SHARED"), merged("SAME")
 TIES_BY_POSITION = merged("TIES_BY_POSITION")
 CASES, LATER = merged("CASES"), merged("LATER")
 FAMILIES = set().union(*(getattr(m, "FAMILIES", set()) for m in MODULES))
+
+
+def case_id(name: str, settings: dict) -> str:
+    """The name of a test of one loss with settings, the same in every process."""
+    return "-".join([name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in settings.items())])
