@@ -5,7 +5,7 @@ import math
 import pytest
 import references
 import torch
-from families import LISTS, PAIRS, ROWS, case_id, TIES_BY_POSITION
+from families import LISTS, PAIRS, ROWS, TIES_BY_POSITION, case_id
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,0 +1,111 @@
+"""Eighteen faults that were found by running other libraries, and the tests that keep us from them.
+
+The names of the tests say what is protected. What concerns a part that does not exist here yet is
+listed under LATER with that part, and fails once the part exists.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from rankbench.candidates import duplicate_mask
+from rankbench.cards import cards
+from rankbench.losses import bidirectional_infonce_loss, infonce_loss
+
+HERE = Path(__file__).parent
+
+# What went wrong elsewhere → tests here, as module::function.
+PROTECTED = {
+    "a small number inside the logarithm of ListMLE costs 37 for a settled pair": [
+        "test_permutation::test_a_settled_pair_costs_nothing",
+        "test_permutation::test_a_badly_inverted_pair_still_gets_a_gradient",
+    ],
+    "clamping in LambdaLoss takes the gradient of badly inverted pairs": [
+        "test_lambdarank::test_a_badly_inverted_pair_keeps_its_value_and_its_gradient",
+        "test_pairwise::test_a_badly_inverted_pair_still_gets_its_full_gradient",
+    ],
+    "NaN for a list of padding, for a batch without a pair, and at zero error": [
+        "test_contract::test_the_loss_passes_the_check",
+        "test_pairwise::test_a_batch_without_any_pair_is_zero_and_has_a_graph",
+        "test_regression::test_mse_has_a_gradient_at_zero_error",
+    ],
+    "linear gains over the ideal of exponential gains": [
+        "test_sorting::test_linear_gains_use_the_linear_ideal_in_the_transposed_form",
+    ],
+    "noise samples of one list with the mask of another": [
+        "test_sorting::test_samples_keep_the_mask_of_their_own_list",
+    ],
+    "whole-number margins refused; temperatures that multiply; ties by document order; "
+    "lists without relevance counted": [
+        "test_pairwise::test_a_whole_number_is_a_margin",
+        "test_pairwise::test_the_steepness_multiplies_and_the_temperature_divides",
+        "test_metric_surrogates::test_the_temperature_divides",
+        "test_metric_surrogates::test_tied_labels_do_not_depend_on_the_order_of_documents",
+        "test_metric_surrogates::test_lists_without_relevant_items_are_not_counted",
+    ],
+    "log(1 + exp(-x)) overflows at x = -200": [
+        "test_pairwise::test_a_margin_of_minus_200_neither_overflows_nor_is_nan",
+        "test_lambdarank::test_a_lead_of_minus_200_does_not_overflow",
+    ],
+    "labels ignored for the order of the input; a constant without a graph": [
+        "test_permutation::test_labels_are_never_ignored_for_the_order_of_the_input",
+        "test_permutation::test_a_list_of_one_stays_connected_to_the_graph",
+    ],
+    "long lists dominate a mean over all pairs of the batch": [
+        "test_pairwise::test_a_long_list_counts_no_more_than_a_short_one",
+        "test_lambdarank::test_long_lists_do_not_dominate_the_batch",
+    ],
+    "a batch with the same text twice cannot get below log 2": [
+        "test_peer_bugs::test_a_duplicate_that_is_excluded_costs_nothing",
+    ],
+    "a newer version of a dependency breaks the import": [
+        "test_packaging::test_the_wheel_computes_every_loss",
+    ],
+}
+
+# What went wrong elsewhere → the part of the library that will have to show that it does not here.
+LATER = {
+    "the gradient of a cached loss is that of a sum, its value that of a mean": "gradient_caching",
+    "gathering across devices multiplies gradients by the number of devices": "across_devices",
+    "exp(γ s) of the circle loss overflows": "circle",
+    "hard triplets of anchors without a positive still cost": "batch_hard_triplet",
+    "a guide does not hide the anchor's own copy": "gist_embed",
+    "a wrapper fails on losses that return several parts": "matryoshka",
+    "small batches bound the model's forward pass and nothing else": "gradient_caching",
+}
+
+
+def functions(module: str) -> str:
+    return (HERE / f"{module}.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize("fault", PROTECTED)
+def test_every_fault_has_its_tests(fault):
+    for test in PROTECTED[fault]:
+        module, name = test.split("::")
+        assert f"def {name}(" in functions(module), f"{test} is gone"
+
+
+@pytest.mark.parametrize("fault", LATER)
+def test_what_is_set_aside_does_not_exist_yet(fault):
+    part = LATER[fault]
+    names = {name for card in cards() for name in (card.name, *card.aliases)}
+    found = importlib.util.find_spec("rankbench.scaling")
+    assert part not in names
+    assert found is None or importlib.util.find_spec(f"rankbench.scaling.{part}") is None
+
+
+def test_eighteen_faults_are_known():
+    assert len(PROTECTED) + len(LATER) == 18
+
+
+@pytest.mark.parametrize("loss", [infonce_loss, bidirectional_infonce_loss])
+def test_a_duplicate_that_is_excluded_costs_nothing(loss):
+    pair = torch.eye(2)[[0, 0]]
+    same = duplicate_mask(torch.tensor([7, 7]))
+    once = loss(pair[:1], pair[:1], temperature=0.05)
+    twice = loss(pair, pair, exclude=same, temperature=0.05)
+    torch.testing.assert_close(twice, once)
+    assert loss(pair, pair, temperature=0.05) > once + 0.5
