@@ -105,9 +105,10 @@ def mark(result) -> str:
 
 def check_matrix(results: list) -> str:
     """One row per loss, one column per check, and what the columns are."""
-    checks = dict(
-        zip(string.ascii_lowercase, dict.fromkeys(r.check for r in results), strict=False)
-    )
+    laws = {r.check for r in results} & set(LAWS)
+    every = dict.fromkeys(r.check for r in results if r.check not in laws)
+    names = [*every, *(law for law in LAWS if law in laws)]
+    checks = dict(zip(string.ascii_letters[: len(names)], names, strict=True))
     found = {(r.loss, r.check): mark(r) for r in results}
     rows = [
         {"loss": name, **{letter: found.get((name, c), "") for letter, c in checks.items()}}

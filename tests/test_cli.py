@@ -68,6 +68,18 @@ def test_checking_several_prints_a_matrix(capsys, without_shape_checks):
     assert [line.split()[0] for line in out.splitlines()[2:4]] == ["ranknet", "flops"]
 
 
+def test_every_check_and_every_law_has_a_column():
+    from rankbench.cards import LAWS
+    from rankbench.checks import CONTRACT, CheckResult
+    from rankbench.cli import check_matrix
+
+    names = [*(fn.__name__ for fn in CONTRACT), *LAWS]
+    text = check_matrix([CheckResult(loss, n, True) for loss in ("one", "two") for n in names])
+    header, _, first = text.splitlines()[:3]
+    assert len(header.split()) == len(first.split()) == 1 + len(names)
+    assert all(name.replace("_", " ") in text for name in names)
+
+
 def test_a_failing_check_fails_the_command(capsys, monkeypatch):
     from rankbench import checks
 
