@@ -4,14 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_values import double
 
 from rankbench.losses import pearson_loss, rank_cosine_loss, z_loss
 
 numbers = st.lists(st.integers(-40, 40).map(lambda x: x / 8), min_size=3, max_size=6)
-
-
-def double(x):
-    return torch.tensor(x, dtype=torch.float64)
 
 
 @given(numbers, st.randoms(use_true_random=False))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import BINARY, lists
+from test_values import double
 
 from rankbench.losses import (
     asymmetric_loss,
@@ -17,26 +19,17 @@ from rankbench.losses import (
     squentropy_loss,
 )
 
-lists = st.integers(1, 6).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.integers(-40, 40).map(lambda x: x / 8), min_size=n, max_size=n),
-        st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n),
-    )
-)
+LISTS = lists(BINARY)
 
 
-def double(x):
-    return torch.tensor(x, dtype=torch.float64)
-
-
-@given(lists, st.sampled_from([0.0, 0.5, 1.0, 4.0]))
+@given(LISTS, st.sampled_from([0.0, 0.5, 1.0, 4.0]))
 def test_poly1_lies_between_cross_entropy_and_a_multiple(data, epsilon):
     s, y = map(double, data)
     value, bce = poly1_loss(s, y, epsilon=epsilon), bce_loss(s, y)
     assert bce - 1e-12 <= value <= (1 + epsilon) * bce + 1e-12
 
 
-@given(lists)
+@given(LISTS)
 def test_poly1_is_not_negative_down_to_minus_one(data):
     s, y = map(double, data)
     assert poly1_loss(s, y, epsilon=-1.0) >= -1e-12
@@ -46,14 +39,14 @@ def test_poly1_is_negative_below_minus_one():
     assert poly1_loss(double([3.0]), double([1.0]), epsilon=-1.1) < 0
 
 
-@given(lists, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+@given(LISTS, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_more_gamma_never_costs_more(data, gamma):
     s, y = map(double, data)
     assert focal_loss(s, y, gamma=gamma + 0.5) <= focal_loss(s, y, gamma=gamma) + 1e-12
     assert 0 <= focal_loss(s, y, gamma=gamma) <= 0.75 * bce_loss(s, y) + 1e-12
 
 
-@given(lists, st.sampled_from([1.0, 2.0, 5.0]))
+@given(LISTS, st.sampled_from([1.0, 2.0, 5.0]))
 def test_focal_costs_at_least_cross_entropy_less_uncertainty(data, gamma):
     s, y = map(double, data)
     p = torch.where(y > 0, s.sigmoid(), (-s).sigmoid())
@@ -62,7 +55,7 @@ def test_focal_costs_at_least_cross_entropy_less_uncertainty(data, gamma):
     assert bound >= bce_loss(s, y) - gamma / math.e - 1e-9
 
 
-@given(lists, st.sampled_from([0.0, 1.0, 2.5]))
+@given(LISTS, st.sampled_from([0.0, 1.0, 2.5]))
 def test_without_margin_the_asymmetric_loss_is_focal(data, gamma):
     s, y = map(double, data)
     ours = asymmetric_loss(s, y, gamma_pos=gamma, gamma_neg=gamma, margin=0.0)
@@ -88,13 +81,13 @@ def test_a_missed_relevant_item_keeps_its_full_gradient():
     assert scores.grad == -1
 
 
-@given(lists)
+@given(LISTS)
 def test_the_cost_of_an_irrelevant_item_is_bounded(data):
     s, _ = map(double, data)
     assert asymmetric_loss(s, torch.zeros_like(s)) <= 0.95**4 * -math.log(0.05) + 1e-12
 
 
-@given(lists)
+@given(LISTS)
 def test_ldam_is_cross_entropy_at_shifted_scores(data):
     s, y = map(double, data)
     shifted = s - y * 0.5 + (1 - y) * 0.2
@@ -103,7 +96,7 @@ def test_ldam_is_cross_entropy_at_shifted_scores(data):
     assert bce_loss(s, y) <= value <= bce_loss(s, y) + 0.5
 
 
-@given(lists, st.sampled_from([1.0, 0.1, 0.01]))
+@given(LISTS, st.sampled_from([1.0, 0.1, 0.01]))
 def test_ldam_becomes_a_hinge(data, t):
     s, y = map(double, data)
     hinge = torch.where(y > 0, 0.5 - s, s + 0.2).clamp(min=0).mean()
@@ -119,7 +112,7 @@ def test_the_ratio_of_margins_is_the_fourth_root_of_the_counts():
     assert irrelevant.item() == pytest.approx(math.log(2))  # 0.5 · (10/160)^¼ = 0.25
 
 
-@given(lists)
+@given(LISTS)
 def test_squentropy_is_a_softmax_loss_and_a_mean_square(data):
     s, y = map(double, data)
     if y.any():

@@ -4,23 +4,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import GRADES, lists
+from test_values import double
 
 from rankbench.losses import bce_loss, huber_loss, mse_loss, ordinal_loss
 from rankbench.metrics import dcg
 
-lists = st.integers(2, 6).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.integers(-24, 24).map(lambda x: x / 8), min_size=n, max_size=n),
-        st.lists(st.integers(0, 3).map(float), min_size=n, max_size=n),
-    )
-)
+LISTS = lists(GRADES, smallest=2)
 
 
-def double(x):
-    return torch.tensor(x, dtype=torch.float64)
-
-
-@given(lists)
+@given(LISTS)
 def test_mse_is_the_spread_of_errors_and_their_mean(data):
     s, y = map(double, data)
     e = s - y
@@ -30,7 +23,7 @@ def test_mse_is_the_spread_of_errors_and_their_mean(data):
     torch.testing.assert_close(mse_loss(s, y), (n - 1) / (2 * n) * pairs + e.mean() ** 2)
 
 
-@given(lists, st.randoms(use_true_random=False))
+@given(LISTS, st.randoms(use_true_random=False))
 def test_mse_bounds_the_dcg_that_is_lost_for_every_way_to_break_ties(data, random):
     s, y = map(double, data)
     shuffled = torch.tensor(random.sample(range(len(s)), len(s)))
@@ -41,7 +34,7 @@ def test_mse_bounds_the_dcg_that_is_lost_for_every_way_to_break_ties(data, rando
     assert lost <= (2 * n * discounts * mse_loss(s, y)).sqrt() + 1e-9
 
 
-@given(lists, st.sampled_from([0.01, 0.5, 1.0, 3.0, 100.0]))
+@given(LISTS, st.sampled_from([0.01, 0.5, 1.0, 3.0, 100.0]))
 def test_huber_lies_between_its_two_limits(data, delta):
     s, y = map(double, data)
     value, absolute = huber_loss(s, y, delta=delta), (s - y).abs().mean()
@@ -51,13 +44,13 @@ def test_huber_lies_between_its_two_limits(data, delta):
         torch.testing.assert_close(value, mse_loss(s, y) / 2)
 
 
-@given(lists)
+@given(LISTS)
 def test_one_threshold_at_zero_is_binary_cross_entropy(data):
     s, y = map(double, data)
     torch.testing.assert_close(ordinal_loss(s, y), bce_loss(s, y.clamp(0, 1)))
 
 
-@given(lists)
+@given(LISTS)
 def test_separate_log_odds_are_what_thresholds_make(data):
     s, y = map(double, data)
     cuts = double([-1.0, 0.5, 2.0])
@@ -65,7 +58,7 @@ def test_separate_log_odds_are_what_thresholds_make(data):
     torch.testing.assert_close(ordinal_loss(s[:, None] - cuts, y), shared)
 
 
-@given(lists)
+@given(LISTS)
 def test_the_ordinal_gradient_is_expected_grade_minus_grade(data):
     s, y = map(double, data)
     cuts = double([-1.0, 0.5, 2.0])

@@ -4,43 +4,35 @@ import pytest
 import torch
 from families.transport import wasserstein
 from hypothesis import given
-from hypothesis import strategies as st
+from strategies import GRADES, lists
+from test_values import double
 
 from rankbench.losses import wasserstein_loss
 from rankbench.losses.transport import batch_wasserstein_loss
 
-lists = st.integers(2, 6).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.integers(-24, 24).map(lambda x: x / 8), min_size=n, max_size=n),
-        st.lists(st.integers(0, 3).map(float), min_size=n, max_size=n),
-    )
-)
+LISTS = lists(GRADES, smallest=2)
 
 
-def double(x):
-    return torch.tensor(x, dtype=torch.float64)
-
-
-@given(lists)
+@given(LISTS)
 def test_the_loss_lies_between_zero_and_the_width_of_the_labels(data):
     s, y = map(double, data)
     assert -1e-12 <= wasserstein_loss(s, y) <= y.max() - y.min() + 1e-12
 
 
-@given(lists)
+@given(LISTS)
 def test_expected_grades_differ_by_no_more_than_the_loss(data):
     s, y = map(double, data)
     gap = ((s.softmax(0) - y.softmax(0)) * y).sum().abs()
     assert y.min() == y.max() or wasserstein_loss(s, y) >= gap - 1e-12
 
 
-@given(lists)
+@given(LISTS)
 def test_squared_distances_cost_at_least_the_square_of_distances(data):
     s, y = map(double, data)
     assert wasserstein_loss(s, y, order=2) >= wasserstein_loss(s, y) ** 2 - 1e-12
 
 
-@given(lists)
+@given(LISTS)
 def test_tied_labels_share_one_place(data):
     s, y = map(double, data)
     for order in (1, 2):
