@@ -25,7 +25,7 @@ def by_rank(
     order = order.argsort(dim=-1, descending=True, stable=True)
     return scores.gather(-1, order), labels.gather(-1, order), where.gather(-1, order)
 
-# %% ../nbs/core/16_lambda_sums.ipynb #ece8442f
+# %% ../nbs/core/16_lambda_sums.ipynb #14826738
 def rank_factors(
     first: int,  # The tile begins with this row and this column, counted from 0.
     last: int,  # ... and ends before this row
@@ -35,7 +35,7 @@ def rank_factors(
     constant: float,
     like: Tensor,  # Says the dtype and the device.
 ) -> Float[Tensor, "rows columns"]:  # 0 unless the column's rank is below the row's.
-    """constant + swap (1/Dᵢ - 1/Dⱼ) + distance δⱼ₋ᵢ for ranks i < j."""
+    """constant + swap (D(i) - D(j)) + distance δⱼ₋ᵢ for ranks i < j."""
     rows, columns = last - first, count - first
     ranks = torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
     discounts = 1 / (1 + ranks).log2()
@@ -158,13 +158,13 @@ class _RankPairSum(torch.autograd.Function):
             result = upstream.unsqueeze(-1) * gradient
         return result, None, None, *(None for _ in ctx.settings)
 
-# %% ../nbs/core/16_lambda_sums.ipynb #225e91e1
+# %% ../nbs/core/16_lambda_sums.ipynb #3f280e14
 def rank_pair_sum(
     scores: Float[Tensor, "*lists items"],  # Best first, padding last, as `by_rank` returns them.
     grades: Float[Tensor, "*lists items"],  # A pair counts by how much these differ.
     where: Bool[Tensor, "*lists items"],
     *,
-    swap: float = 0.0,  # Weight of 1/Dᵢ - 1/Dⱼ.
+    swap: float = 0.0,  # Weight of D(i) - D(j).
     distance: float = 0.0,  # Weight of δⱼ₋ᵢ.
     constant: float = 0.0,
     alike: bool = False,  # Different grades count 1, however different they are.

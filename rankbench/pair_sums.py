@@ -6,7 +6,7 @@
 __all__ = ['Cost', 'PairWeights', 'COSTS', 'PAIR_WEIGHTS', 'POWERS', 'SHAPES', 'BLOCK', 'BORDER', 'FEW', 'LEVELS',
            'cross_pair_sum', 'count_pairs', 'sum_pairs', 'soft_ranks', 'hinge_ranks']
 
-# %% ../nbs/core/15_pair_sums.ipynb #3f97c7e8
+# %% ../nbs/core/15_pair_sums.ipynb #affeb20e
 import functools
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-from .core import UnknownName
+from .core import UnknownName, check_positive
 
 # %% ../nbs/core/15_pair_sums.ipynb #af8fe152
 Cost = Literal["logistic", "sigmoid", "hinge", "squared_hinge"]
@@ -498,7 +498,7 @@ class _Ranks(torch.autograd.Function):
         slope = weights * slopes[0][:, 0] - columns[:, 0] * slopes[1][:, 1]
         return None, *_unsort(order, slope), None, None
 
-# %% ../nbs/core/15_pair_sums.ipynb #b97292e0
+# %% ../nbs/core/15_pair_sums.ipynb #dd3e4a57
 def _ranks(cost: Cost, scores: Tensor, where: Tensor, among: Tensor) -> Tensor:
     """Dispatch by size."""
     if _short(scores):
@@ -515,6 +515,7 @@ def soft_ranks(
     among: Bool[Tensor, "*lists items"] | None = None,  # The rivals that count; `where` if None.
 ) -> Float[Tensor, "*lists items"]:  # 1 in padded slots.
     """1 + Σ over rivals j ≠ i of sigmoid((sⱼ - sᵢ) / τ)."""
+    check_positive("temperature", temperature)
     among = where if among is None else among & where
     return _ranks("sigmoid", scores / temperature, where, among)
 
@@ -525,4 +526,5 @@ def hinge_ranks(
     margin: float = 1.0,
 ) -> Float[Tensor, "*lists items"]:  # 1 in padded slots.
     """1 + Σ over rivals j ≠ i of max(0, 1 + (sⱼ - sᵢ) / margin); never below the rank."""
+    check_positive("margin", margin)
     return _ranks("hinge", scores / margin, where, where)

@@ -478,3 +478,9 @@ def test_unknown_names_and_bad_numbers_are_refused(without_shape_checks):
         lambda_loss(*data, k=0)
     with pytest.raises(ValueError, match="sigma is -1"):
         lambda_loss(*data, sigma=-1.0)
+
+
+@pytest.mark.parametrize("mu", [-1.0, math.nan])
+def test_a_negative_share_is_refused(mu):
+    with pytest.raises(ValueError, match="mu is .*; expected 0 or more"):
+        lambda_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), mu=mu)

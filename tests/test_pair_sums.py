@@ -445,3 +445,12 @@ def test_a_series_is_right_to_the_last_digits(shape, dtype):
     found = sum(c * z**k for k, c in enumerate(series, 1))
     rounding = torch.finfo(torch.float64).eps * sum(abs(c) for c in series)
     assert ((found - exact).abs() <= (2 * torch.finfo(dtype).eps + rounding) * exact).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_ranks_refuse_a_steepness_that_is_not_positive(value):
+    scores, where = torch.zeros(3), torch.ones(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="temperature is .*; expected a number above 0"):
+        soft_ranks(scores, where, value)
+    with pytest.raises(ValueError, match="margin is .*; expected a number above 0"):
+        hinge_ranks(scores, where, value)

@@ -250,6 +250,23 @@ def test_weights_of_places_of_the_wrong_number_are_refused():
         plistmle_loss(torch.zeros(3), torch.arange(3.0), position_weights=torch.ones(2))
 
 
+def test_weights_of_places_may_be_a_list():
+    s, y = torch.tensor([0.5, 1.5, 1.0]), torch.tensor([2.0, 1.0, 0.0])
+    given = plistmle_loss(s, y, position_weights=[3.0, 1.0, 0.0])
+    assert given == plistmle_loss(s, y, position_weights=torch.tensor([3.0, 1.0, 0.0]))
+
+
+def test_a_function_of_places_has_to_give_one_weight_each():
+    with pytest.raises(ValueError, match="position_weights has shape"):
+        plistmle_loss(torch.zeros(3), torch.arange(3.0), position_weights=lambda places: 1.0)
+
+
+@pytest.mark.parametrize("epsilon", [-1.5, math.nan])
+def test_an_epsilon_that_rewards_errors_is_refused(epsilon):
+    with pytest.raises(ValueError, match="epsilon is .*; expected -1 or more"):
+        poly1_softmax_loss(torch.zeros(3), torch.ones(3), epsilon=epsilon)
+
+
 def test_an_unknown_kind_of_weights_is_refused():
     with pytest.raises(UnknownName, match="exponential"):
         plistmle_loss(torch.zeros(3), torch.arange(3.0), position_weights="exponent")

@@ -60,6 +60,19 @@ def test_an_unknown_order_is_refused():
         wasserstein_loss(torch.zeros(2), torch.ones(2), order=3)
 
 
+def test_mass_rounded_beyond_the_list_stays_off_the_padding():
+    g = torch.Generator().manual_seed(0)
+    scores, labels = (
+        3 * torch.randn(200, 8, generator=g),
+        torch.randint(0, 4, (200, 8), generator=g),
+    )
+    where = torch.arange(11) < 8
+    padded = [torch.nn.functional.pad(x, (0, 3)) for x in (scores, labels - 1000)]
+    alone = wasserstein_loss(scores, labels - 1000, order=2, reduction="none")
+    beside = wasserstein_loss(*padded, where=where.expand(200, 11), order=2, reduction="none")
+    torch.testing.assert_close(beside, alone, rtol=0, atol=1e-5)
+
+
 # Batches ----------------------------------------------------------------------------------------
 
 
@@ -92,3 +105,15 @@ def test_the_gradient_of_the_batch_form_is_finite_and_right():
     single = s[:1].detach().requires_grad_()
     batch_wasserstein_loss(single, y[:1]).backward()
     assert single.grad.isfinite().all()
+
+
+def test_the_batch_form_keeps_the_precision_of_its_scores():
+    s, y = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3))
+    for entered, returned in ((torch.float16, torch.float32), (torch.float64, torch.float64)):
+        assert batch_wasserstein_loss(s.to(entered), y).dtype == returned
+
+
+@pytest.mark.parametrize("temperature", ["temperature", "label_temperature"])
+def test_the_batch_form_refuses_a_temperature_of_0(temperature):
+    with pytest.raises(ValueError, match=f"{temperature} is 0.0; expected a number above 0"):
+        batch_wasserstein_loss(torch.zeros(2, 3), torch.ones(2, 3), **{temperature: 0.0})

@@ -13,10 +13,10 @@ from torch.nn.functional import logsigmoid
 from ..cards import loss
 from ..core import Reduction, masked_logsumexp, prepare_lists, reduce_lists
 
-# %% ../../nbs/losses/33_calibrated_softmax.ipynb #146032d0
+# %% ../../nbs/losses/33_calibrated_softmax.ipynb #c6f013ff
 @loss(family="listwise", signature="scores", labels="graded", source="yan2022",
       use_when="Scores are read as numbers, and labels are rates or other quantities.",
-      avoid_when="Only the order counts; the virtual item then costs accuracy.",
+      avoid_when="Only the order counts: the softmax loss asks for that alone.",
       time="n", memory="n", laws={"convex", "nonnegative"},
       elsewhere={
           "tensorflow_ranking": "CalibratedSoftmaxLoss; virtual_label 0 by default"})  # fmt: skip
@@ -33,7 +33,7 @@ def calibrated_softmax_loss(
 
     ℓ(s, y) = -Σᵢ yᵢ log(exp(sᵢ) / Z) - y₀ log(1 / Z),  Z = 1 + Σⱼ exp(sⱼ)
     """
-    if virtual_label < 0:
+    if not virtual_label >= 0:
         raise ValueError(f"virtual_label is {virtual_label}; expected 0 or more, such as 1.0.")
     scores, labels, where = prepare_lists(scores, labels, where)
     log_z = -logsigmoid(-masked_logsumexp(scores, where))

@@ -114,7 +114,7 @@ def weighted_pairs(
     swap = 0.0 if weighting == "ndcg2" else 1.0
     return rank_pair_sum(scores, gains, where, swap=swap, distance=distance, k=k)
 
-# %% ../../nbs/losses/28_lambdarank.ipynb #b92e32cc
+# %% ../../nbs/losses/28_lambdarank.ipynb #cb56e0f0
 @loss(family="pairwise", signature="scores", labels="graded", source="wang2018",
       use_when="Graded labels, and the top of the ranking matters most.",
       avoid_when="Labels that are wrong at the top: few pairs carry most of the weight.",
@@ -137,7 +137,7 @@ def lambda_loss(
     weighting: Weighting = "ndcg2pp",  # What a pair is worth.
     k: int | None = None,  # Only pairs with an item among the first k.
     sigma: float = 1.0,  # Steepness, in 1/score units.
-    mu: float = 10.0,  # Share of ndcg2 in ndcg2pp.
+    mu: float = 10.0,  # Weight of ndcg2 in ndcg2pp, 0 or more.
     gain: str = "exp2",  # "exp2": 2^y - 1, "linear": y.
     reduction: Reduction = "mean",  # Over lists: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
@@ -153,6 +153,8 @@ def lambda_loss(
     if weighting == "precision" and k is None:
         raise ValueError("weighting 'precision' needs the k of P@k; k is None. Try k=10.")
     check_positive("sigma", sigma)
+    if not mu >= 0:
+        raise ValueError(f"mu is {mu}; expected 0 or more, such as 10.0.")
     check_cutoff(k)
     scores, labels, where = by_rank(*prepare_lists(scores, labels, where))
     if weighting in ("precision", "mrr"):

@@ -22,7 +22,7 @@ from rankbench.core import (
 from ..metrics import GAINS
 from ..ordered_sums import label_levels, rival_costs
 
-# %% ../../nbs/losses/32_softmax_variants.ipynb #97ead0df
+# %% ../../nbs/losses/32_softmax_variants.ipynb #cdabc0d3
 @loss(family="listwise", signature="scores", labels="graded", source="leng2022",
       use_when="The softmax loss fits, and a tuned epsilon is worth a search.",
       avoid_when="No time to tune: epsilon depends on the data, and convexity is lost.",
@@ -36,7 +36,7 @@ def poly1_softmax_loss(
     where: Bool[Tensor, "*lists items"] | None = None,  # True for real items, False for padding.
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per list.
     temperature: float | Float[Tensor, ""] = 1.0,  # Divides; a tensor may carry a gradient.
-    epsilon: float = 1.0,  # Weight of the chance of drawing a wrong item.
+    epsilon: float = 1.0,  # Weight of the chance of a wrong item; -1 or more.
     normalize: bool = True,  # Divide labels of the first part by their sum.
     reduction: Reduction = "mean",  # Over lists: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
@@ -45,6 +45,8 @@ def poly1_softmax_loss(
     ℓ(s, y) = -Σᵢ qᵢ log uᵢ + ε (1 - Σᵢ qᵢ uᵢ),  u = softmax(s/τ),  q = y / Σⱼ yⱼ
     """
     check_positive("temperature", temperature, such_as=0.05)
+    if not epsilon >= -1:
+        raise ValueError(f"epsilon is {epsilon}; expected -1 or more, such as 1.0.")
     scores, labels, where = prepare_lists(scores, labels, where)
     total = labels.sum(-1)
     mass = torch.where(total > 0, total, 1.0)
@@ -53,10 +55,10 @@ def poly1_softmax_loss(
     values = (surprise / mass if normalize else surprise) + epsilon * (1 - chance)
     return reduce_lists(values, total > 0, weights, reduction)
 
-# %% ../../nbs/losses/32_softmax_variants.ipynb #250b3dcf
+# %% ../../nbs/losses/32_softmax_variants.ipynb #250994ea
 @loss(family="listwise", signature="scores", labels="graded", source="zhu2020",
       use_when="Several relevant items per list, in grades; all should be found.",
-      avoid_when="Lists differ much in how many relevant items they have; the sum favours long.",
+      avoid_when="Lists differ much in how many relevant items they have: a sum, not a mean.",
       time="n log n", memory="n",
       laws={"shift_invariant", "convex", "nonnegative", "zero_at_perfect", "pulls_up_positives"},
       elsewhere={"rax": "unique_softmax_loss"})  # fmt: skip

@@ -21,24 +21,25 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/38_transport.ipynb #529a1781
+# %% ../../nbs/losses/38_transport.ipynb #e514cee6
 def _gap_costs(labels: Tensor, real: Tensor, lead: Tensor) -> Tensor:
     """Order 1: what crosses each gap, times its width (@eq-gaps); labels ascend."""
     gaps = torch.where(real[..., 1:], labels[..., 1:] - labels[..., :-1], 0.0)
     return (gaps * lead[..., :-1].abs()).sum(-1)
 
 
-def _quantile_costs(labels: Tensor, u: Tensor, v: Tensor) -> Tensor:
+def _quantile_costs(labels: Tensor, real: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Order 2: between two cuts, mass moves from one item to one item; labels ascend."""
+    top = labels.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
+    labels = torch.where(real, labels, top)  # The last cuts may be rounded beyond the real items.
     cuts = torch.nn.functional.pad(torch.cat([u, v], -1).sort(-1).values, (1, 0))
     middle = ((cuts[..., 1:] + cuts[..., :-1]) / 2).detach()
     last = labels.shape[-1] - 1
-    place = lambda mass: labels.gather(  # noqa: E731
-        -1, torch.searchsorted(mass.detach().contiguous(), middle).clamp(max=last)
-    )
-    return (cuts.diff(dim=-1) * (place(u) - place(v)).square()).sum(-1)
+    found = (torch.searchsorted(x.detach().contiguous(), middle) for x in (u, v))
+    start, end = (labels.gather(-1, x.clamp(max=last)) for x in found)
+    return (cuts.diff(dim=-1) * (start - end).square()).sum(-1)
 
-# %% ../../nbs/losses/38_transport.ipynb #100fb444
+# %% ../../nbs/losses/38_transport.ipynb #df287cbb
 @loss(family="listwise", signature="scores", labels="graded", source="villani2009",
       use_when="Grades whose distances mean something; near misses should cost little.",
       avoid_when="Binary labels: it only compares the total mass of the two classes.",
@@ -72,10 +73,10 @@ def wasserstein_loss(
     if order == 1:
         values = _gap_costs(labels, real, (u - v).cumsum(-1))
     else:
-        values = _quantile_costs(labels, u.cumsum(-1), v.cumsum(-1))
+        values = _quantile_costs(labels, real, u.cumsum(-1), v.cumsum(-1))
     return reduce_lists(values, steps.any(-1), weights, reduction)
 
-# %% ../../nbs/losses/38_transport.ipynb #142fcd75
+# %% ../../nbs/losses/38_transport.ipynb #a590c897
 def batch_wasserstein_loss(
     scores: Float[Tensor, "lists items"],  # Model scores; every column one kind of candidate.
     labels: Real[Tensor, "lists items"],  # Grades, in the same columns.
@@ -88,9 +89,12 @@ def batch_wasserstein_loss(
     ℓ = ‖μ_X - μ_Y‖² + Tr(C_X + C_Y - 2 (C_X C_Y)^½),  X = softmax(s/τ), Y = softmax(y/τ_y)
     """
     check_shape("labels", labels, scores.shape, "scores has")
+    check_positive("temperature", temperature)
+    check_positive("label_temperature", label_temperature)
     x = (scores.double() / temperature).softmax(-1)
     y = (labels.double() / label_temperature).softmax(-1)
     means = (x.mean(0) - y.mean(0)).square().sum()
     x, y = x - x.mean(0), y - y.mean(0)
     shared = torch.linalg.svdvals(x @ y.mT).sum()
-    return means + (x.square().sum() + y.square().sum() - 2 * shared) / max(len(x) - 1, 1)
+    value = means + (x.square().sum() + y.square().sum() - 2 * shared) / max(len(x) - 1, 1)
+    return value.to(torch.promote_types(scores.dtype, torch.float32))
