@@ -23,9 +23,9 @@ def _order(scores: Tensor, where: Tensor) -> Tensor:
 
 
 def check_cutoff(k: int | None) -> None:
-    """Raise a `ValueError` for a cutoff below 1."""
-    if k is not None and k < 1:
-        raise ValueError(f"k is {k}; expected 1 or more, or None for the whole list.")
+    """Raise a `ValueError` for a cutoff that is no whole number from 1 on."""
+    if k is not None and not (k >= 1 and k == int(k)):
+        raise ValueError(f"k is {k}; expected a whole number from 1 on, or None for all items.")
 
 
 def sort_by_scores(

@@ -185,3 +185,9 @@ def test_labels_of_another_shape_are_refused(without_shape_checks):
     with pytest.raises(ValueError) as error:
         ndcg(torch.zeros(1, 2), torch.zeros(1, 3))
     assert str(error.value) == ("labels has shape (1, 3) but scores has (1, 2); they must match.")
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, NAN])
+def test_a_cutoff_that_is_no_whole_number_is_refused(k, without_shape_checks):
+    with pytest.raises(ValueError, match="k is .*; expected a whole number from 1 on"):
+        metrics.check_cutoff(k)
