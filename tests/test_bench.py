@@ -139,6 +139,13 @@ def test_lists_are_padded_and_can_be_ranked(labels):
         assert labels != "ranking" or y.unique().numel() >= 99
 
 
+def test_lists_that_cannot_be_made_are_refused():
+    with pytest.raises(UnknownName, match="unknown kind of labels 'grade'; did you mean graded"):
+        random_lists(2, 4, "grade")
+    with pytest.raises(ValueError, match="padding is 0.5; expected a share from 0 to below 0.5"):
+        random_lists(2, 4, padding=0.5)
+
+
 # Like with like ---------------------------------------------------------------------------------
 
 
@@ -327,6 +334,7 @@ def test_claims_have_slopes():
     lengths = bench.LENGTHS
     assert claimed_slope("n", lengths) == pytest.approx(1)
     assert claimed_slope("n·m", lengths) == pytest.approx(2)
+    assert claimed_slope("n²·√n", lengths) == pytest.approx(2.5)
     assert claimed_slope("n² · iterations", lengths) == pytest.approx(2)
     assert 1 < claimed_slope("n log n", lengths) < 1.2
     assert claimed_slope("b²·d", lengths) is None

@@ -104,6 +104,14 @@ def test_values_far_outside_training_stay_finite(data):
     assert scores.isfinite().all()
 
 
+@pytest.mark.parametrize("columns", [1, 3, 5])
+def test_rows_with_other_columns_are_refused(data, columns):
+    ranker, rows = fitted(data), torch.zeros(2, columns)  # one column would be broadcast
+    for use in (ranker, ranker.normalizer.fit):
+        with pytest.raises(ValueError, match=rf"shape \(2, {columns}\); expected \[..., 4\]"):
+            use(rows)
+
+
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_any_leading_axes_give_the_same_scores(data, hidden, layer_norm):

@@ -427,6 +427,8 @@ def test_a_margin_of_zero_is_refused(without_shape_checks):
 def test_a_cutoff_below_one_is_refused():
     with pytest.raises(ValueError, match="k is 0"):
         approx_ndcg_loss(torch.zeros(2), torch.ones(2), k=0)
+    with pytest.raises(ValueError, match="k is 0"):
+        soft_top_k(torch.zeros(2), torch.ones(2).bool(), 0)
 
 
 @pytest.mark.parametrize(

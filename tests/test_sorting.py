@@ -139,6 +139,10 @@ def test_names_that_do_not_exist_are_refused(without_shape_checks):
         neuralsort_loss(x, x, operator="soft_sort")
     with pytest.raises(UnknownName, match="unknown mode"):
         softrank_loss(x, x, mode="mean")
+    for loss, name in ((neuralsort_loss, "target"), (neuralsort_loss, "operator"),
+                       (softrank_loss, "mode")):  # fmt: skip
+        with pytest.raises(UnknownName, match=f"unknown {name} 'None'"):
+            loss(x, x, **{name: None})
 
 
 @pytest.mark.parametrize("fn", [neuralsort_loss, neural_ndcg_loss])
@@ -191,6 +195,29 @@ def test_a_balanced_matrix_is_doubly_stochastic(data, temperature):
     torch.testing.assert_close(matrix[:n].sum(-1), torch.ones(n, dtype=torch.float64))
     columns = matrix.sum(0)[where]
     torch.testing.assert_close(columns, torch.ones_like(columns), rtol=0, atol=2e-6)
+
+
+def test_what_cannot_be_balanced_is_refused(without_shape_checks):
+    square = torch.full((2, 3, 3), 1 / 3)
+    with pytest.raises(ValueError, match=r"matrix has shape \(2, 3\); expected \[\*lists, n, n\]"):
+        sinkhorn(torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"expected torch.bool. Use where.bool\(\)"):
+        sinkhorn(square, where=torch.ones(2, 3))
+    with pytest.raises(ValueError, match="they must match"):
+        sinkhorn(square, where=torch.ones(3).bool())
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    for balance in (
+        lambda n: sinkhorn(square, max_iter=n),
+        lambda n: neural_ndcg_loss(zeros, ones, max_iter=n),
+    ):
+        balance(0)
+        with pytest.raises(ValueError, match="max_iter is -1; expected 0 or more"):
+            balance(-1)
+
+
+def test_half_matrices_are_balanced_in_float32():
+    matrix = neuralsort(double([0.3, 1.2, -0.5])).half()
+    assert torch.equal(sinkhorn(matrix), sinkhorn(matrix.float()))
 
 
 def test_a_list_that_has_converged_does_not_change_with_its_batch():
@@ -336,6 +363,11 @@ def test_samples_keep_the_mask_of_their_own_list():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="samples is 0"):
         neural_ndcg_loss(torch.zeros(2), torch.ones(2), stochastic=True, samples=0)
+
+
+def test_noise_of_negative_scale_is_refused():
+    with pytest.raises(ValueError, match="beta is -1.0; expected 0 or more"):
+        neural_ndcg_loss(torch.zeros(2), torch.ones(2), stochastic=True, beta=-1.0)
 
 
 def test_a_fully_padded_list_with_noise_stays_finite():

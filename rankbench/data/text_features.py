@@ -91,9 +91,9 @@ class Field:
         where = self.counts.indices, self.counts.indptr
         return sparse.csr_matrix((values, *where), self.counts.shape)
 
-# %% ../../nbs/data/40_text_features.ipynb #709abed8
+# %% ../../nbs/data/40_text_features.ipynb #f2b1e439
 def bm25_weights(field: Field, k1: float = 0.9, b: float = 0.4) -> np.ndarray:
-    """BM25 with an idf that is never negative (as in Lucene)."""
+    """BM25 with an idf that is never negative, as in Lucene (Robertson and Zaragoza, 2009)."""
     norm = k1 * (1 - b + b * field.lengths / max(field.lengths.mean(), 1e-9))
     return field.idf[field.counts.indices] * field.tf / (field.tf + norm[field.rows])
 
@@ -106,7 +106,7 @@ def cosine_weights(field: Field) -> np.ndarray:
 
 
 def likelihood_weights(field: Field) -> np.ndarray:
-    """log(1 + tf / (μ p(w))): what a Dirichlet-smoothed language model adds for a known word."""
+    """log(1 + tf / (μ p(w))), the part of a Dirichlet-smoothed model that depends on the word."""
     share = np.asarray(field.counts.sum(0)).ravel() / max(field.tf.sum(), 1)
     return np.log1p(field.tf / (max(field.lengths.mean(), 1) * share[field.counts.indices]))
 
@@ -151,13 +151,13 @@ def _weights(field: Field) -> dict[str, np.ndarray]:
     }  # fmt: skip
     return {name: np.concatenate([[0], w]).astype(np.float32) for name, w in found.items()}
 
-# %% ../../nbs/data/40_text_features.ipynb #c6372063
+# %% ../../nbs/data/40_text_features.ipynb #65097ce8
 def features_of(
     index: Index,
     words: Sequence[str],  # Of the query.
     found: np.ndarray,  # Positions of the documents to describe.
 ) -> dict[str, np.ndarray]:  # Name → one value per document.
-    """Some twenty-five numbers for each pair of a query and a document."""
+    """Twenty-eight numbers for each pair of a query and a document."""
     known = [index.vocabulary[w] for w in words if w in index.vocabulary]
     terms, times = np.unique(np.array(known, dtype=int), return_counts=True)
     idf, length = index.idf[terms], max(len(words), 1)

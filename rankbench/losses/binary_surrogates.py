@@ -80,7 +80,7 @@ def approx_ap_loss(
     values = 1 - torch.where(relevant, ratios, 0.0).sum(-1) / count.clamp(min=1)
     return reduce_lists(values, count > 0, weights, reduction)
 
-# %% ../../nbs/losses/42_binary_surrogates.ipynb #6d400d25
+# %% ../../nbs/losses/42_binary_surrogates.ipynb #1e207ac7
 @loss(family="metric surrogates", signature="scores", labels="binary", source="brown2020",
       use_when="Cosine similarities in a batch with several relevant items per query.",
       avoid_when="Scores that differ by more than about 0.2; the gradient is 0 there.",

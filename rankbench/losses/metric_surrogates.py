@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['soft_top_k', 'approx_ndcg_loss']
 
-# %% ../../nbs/losses/40_metric_surrogates.ipynb #b3f9149f
+# %% ../../nbs/losses/40_metric_surrogates.ipynb #1b804319
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from ..cards import loss
 from ..core import Reduction, check_positive, prepare_lists, reduce_lists
-from ..metrics import GAINS, dcg, sort_by_scores
+from ..metrics import GAINS, check_cutoff, dcg, sort_by_scores
 from ..pair_sums import soft_ranks
 
-# %% ../../nbs/losses/40_metric_surrogates.ipynb #b5e0026b
+# %% ../../nbs/losses/40_metric_surrogates.ipynb #fb6aa522
 def soft_top_k(
     scores: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
     where: Bool[Tensor, "*lists items"],  # True for real items.
@@ -23,6 +23,7 @@ def soft_top_k(
     temperature: float | Float[Tensor, ""] = 1.0,
 ) -> Float[Tensor, "*lists items"]:  # 0 in padded slots.
     """How much of each item is among the first k: between 0 and 1, at most k in all."""
+    check_cutoff(k)
     if k >= scores.shape[-1]:
         return where.to(scores.dtype)
     real = scores.masked_fill(~where, -torch.inf)

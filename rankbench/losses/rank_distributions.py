@@ -74,7 +74,7 @@ def rank_distributions(
     chances = rank_chances(*beaten_by(scores, where, delta))
     return torch.where(where.unsqueeze(-1), chances, 0.0)
 
-# %% ../../nbs/losses/46_rank_distributions.ipynb #16a7cbd9
+# %% ../../nbs/losses/46_rank_distributions.ipynb #6e749a85
 @loss(family="metric surrogates", signature="scores", labels="graded", source="taylor2008",
       use_when="Graded labels, lists of up to some 200 items, and scores that are uncertain.",
       avoid_when="Long lists: the time grows with the cube of the length.",
@@ -106,7 +106,7 @@ def softrank_loss(
     elif mode == "expected":
         discounts = 1 / (2 + above.sum(-1)).log2()
     else:
-        raise UnknownName("mode", mode, ("distribution", "expected"))
+        raise UnknownName("mode", str(mode), ("distribution", "expected"))
     counted = ideal > 0
     actual = (GAINS[gain](labels) * discounts).sum(-1)
     values = 1 - actual / torch.where(counted, ideal, 1.0)

@@ -142,7 +142,7 @@ def hard_sort(
     inside = (ranks >= first) & (ranks < last) & where.unsqueeze(-2)
     return torch.where(inside, 1.0 / (last - first).clamp(min=1).to(labels.dtype), 0.0)
 
-# %% ../../nbs/losses/44_sorting.ipynb #786860f2
+# %% ../../nbs/losses/44_sorting.ipynb #884dd08c
 def sort_logits(
     operator: str,
     scores: Float[Tensor, "*lists items"],
@@ -154,7 +154,7 @@ def sort_logits(
         return neuralsort_logits(scores, where, temperature)
     if operator == "softsort":
         return soft_sort_logits(scores, where, temperature)
-    raise UnknownName("operator", operator, ("neuralsort", "softsort"))
+    raise UnknownName("operator", str(operator), ("neuralsort", "softsort"))
 
 
 def sorted_labels(
@@ -168,7 +168,7 @@ def sorted_labels(
         return hard_sort(labels, where)
     if target == "neuralsort":
         return permutation_matrix(neuralsort_logits(labels, where, temperature), where)
-    raise UnknownName("target", target, ("hard", "neuralsort"))
+    raise UnknownName("target", str(target), ("hard", "neuralsort"))
 
 # %% ../../nbs/losses/44_sorting.ipynb #448de9bc
 @loss(family="metric surrogates", signature="scores", labels="graded", source="grover2019",

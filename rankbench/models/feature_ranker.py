@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# %% ../../nbs/models/40_feature_ranker.ipynb #7e8635ac
+# %% ../../nbs/models/40_feature_ranker.ipynb #dfb09536
 class Normalizer(torch.nn.Module):
     """Drops, compresses and standardises columns; `fit` says how."""
 
@@ -31,6 +31,7 @@ class Normalizer(torch.nn.Module):
         rows: Float[Tensor, "rows features"],  # Training rows.
         compress: bool = True,  # Logarithm for skewed columns.
     ) -> "Normalizer":
+        self._check(rows)
         rows = rows.double()
         centred = rows - rows.mean(0)
         spread = centred.square().mean(0).sqrt()
@@ -42,7 +43,16 @@ class Normalizer(torch.nn.Module):
         self.deviation = torch.where(self.keep, rows.std(0, correction=0), 1.0).float()
         return self
 
+    def _check(self, features: Tensor) -> None:
+        width = len(self.mean)
+        if features.shape[-1:] != (width,):
+            raise ValueError(
+                f"features has shape {tuple(features.shape)}; expected [..., {width}], one column "
+                "for each feature of the ranker."
+            )
+
     def forward(self, features: Float[Tensor, "... features"]) -> Float[Tensor, "... features"]:
+        self._check(features)
         small = torch.where(self.skewed, features.sign() * features.abs().log1p(), features)
         normal = ((small - self.mean) / self.deviation).clamp(-10, 10)
         return torch.where(self.keep, normal, 0.0)
