@@ -23,11 +23,11 @@ class UnknownName(ValueError):
     def __init__(
         self,
         kind: str,  # What was asked for: "loss", "metric", "profile" ...
-        name: str,  # The name that was given.
+        name: object,  # What was given; a string, unless somebody passed something else.
         options: Iterable[str],  # The names that exist.
     ):
         options = sorted(options)
-        close = difflib.get_close_matches(name, options, n=3, cutoff=0.5) or options[:8]
+        close = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5) or options[:8]
         super().__init__(f"unknown {kind} {name!r}; did you mean {', '.join(close)}?")
 
 # %% ../nbs/core/10_lists.ipynb #16f6da39

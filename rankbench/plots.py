@@ -125,6 +125,7 @@ def plot_gradient_bars(
         ax.barh(range(len(items)), push.tolist(), color=label_colors(labels[order]))
         ax.axvline(0, color="black", lw=0.7)
         ax.set_title(name, fontsize=9, loc="left")
+        ax.locator_params(axis="x", nbins=4)
         ax.set(yticks=range(len(items)))
         names = [f"{items[i]} (label {labels[i]:g})" for i in order]
         ax.set_yticklabels(names if ax is axes[0] else [])

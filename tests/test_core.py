@@ -255,3 +255,7 @@ def test_a_loss_refuses_a_mask_of_numbers(card, without_shape_checks):
 def test_a_loss_suggests_the_right_reduction(card, without_shape_checks):
     said = message(example(card).run, card, reduction="men")
     assert said == "unknown reduction 'men'; did you mean mean?"
+
+
+def test_what_is_no_name_at_all_is_still_answered():
+    assert str(UnknownName("gain", None, ["exp2", "linear"])).startswith("unknown gain None; did")
