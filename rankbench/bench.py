@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'SHAPES', 'CASES', 'TOLERANCE', 'LENGTHS', 'CLAIMS', 'SLACK', 'Lists', 'random_lists', 'time_of',
-           'paired_ratios', 'peak_bytes', 'dense_pairs', 'dense_softmax', 'dense_listnet', 'dense_listmle',
-           'dense_approx_ndcg', 'dense_approx_mrr', 'dense_lambda', 'dense_neural_ndcg', 'Case', 'find_cases',
-           'our_step', 'rival_names', 'make_rival', 'disagreement', 'measure', 'judge', 'one_thread', 'run_bench',
-           'start_record', 'read_bench', 'bench_table', 'slope', 'claimed_slope', 'growth_of', 'run_growth',
-           'growth_table', 'plot_bench']
+           'paired_ratios', 'peak_bytes', 'operator_shares', 'dense_pairs', 'dense_softmax', 'dense_listnet',
+           'dense_listmle', 'dense_approx_ndcg', 'dense_approx_mrr', 'dense_lambda', 'dense_neural_ndcg', 'Case',
+           'find_cases', 'our_step', 'rival_names', 'make_rival', 'disagreement', 'measure', 'judge', 'one_thread',
+           'run_bench', 'start_record', 'read_bench', 'bench_table', 'slope', 'claimed_slope', 'growth_of',
+           'run_growth', 'growth_table', 'plot_bench']
 
 # %% ../nbs/training/50_bench.ipynb #4b8c1b38
 import json
@@ -130,6 +130,19 @@ def peak_bytes(step: Callable[[], Any]) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+# %% ../nbs/training/50_bench.ipynb #a7261d96
+def operator_shares(step: Callable[[], Any], most: int = 6) -> list[tuple[str, float]]:
+    """The operators that take most of the CPU time of a step, with their shares."""
+    with _quiet():
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities) as profile:
+            for _ in range(10):
+                step()
+    events = [(e.key, e.self_cpu_time_total) for e in profile.key_averages()]
+    total = sum(time for _, time in events) or 1.0
+    events.sort(key=lambda e: -e[1])
+    return [(key.removeprefix("aten::"), round(time / total, 3)) for key, time in events[:most]]
 
 # %% ../nbs/training/50_bench.ipynb #76a1d12e
 def dense_pairs(cost: Callable[[Tensor], Tensor]) -> Callable:
@@ -392,7 +405,7 @@ def _row(case: Case, shape: tuple[int, int], name: str, rounds: int, seconds: fl
         return {"case": case.name, "lists": shape[0], "items": shape[1],
                 "against": name, "error": said}  # fmt: skip
 
-# %% ../nbs/training/50_bench.ipynb #36b4e4ff
+# %% ../nbs/training/50_bench.ipynb #777f6e84
 def run_bench(
     names: Sequence[str] | None = None,  # Cases; all if None.
     shapes: Sequence[tuple[int, int]] = SHAPES,
@@ -419,6 +432,11 @@ def run_bench(
                 rows = [*record["rows"], _row(case, shape, name, rounds, seconds)]
                 record["rows"] = judge(rows)
                 _save(record, output)
+            for row in record["rows"]:
+                if row.get("met") is False:
+                    case = next(c for c in cases if c.name == row["case"])
+                    lists = random_lists(row["lists"], row["items"], labels=case.labels)
+                    row["profile"] = operator_shares(our_step(case, lists))
             record["complete"] = True
         except KeyboardInterrupt:
             pass
@@ -494,7 +512,7 @@ def claimed_slope(claim: str, lengths: Sequence[int]) -> float | None:
     known = [c for c in CLAIMS if claim == c or claim.startswith((c + " ·", c + "·"))]
     return slope(lengths, [CLAIMS[max(known, key=len)](n) for n in lengths]) if known else None
 
-# %% ../nbs/training/50_bench.ipynb #8c0f1788
+# %% ../nbs/training/50_bench.ipynb #846b4a6f
 def growth_of(
     card: LossCard,
     lengths: Sequence[int] = LENGTHS,
@@ -505,8 +523,9 @@ def growth_of(
     """Claimed and measured growth of a loss with the length of a list."""
     case, used = Case(card.name, labels=card.labels), []
     costs: dict[str, list[float]] = {"memory": [], **({"time": []} if timed else {})}
-    factor = 8 if "n³" in (card.time, card.memory) else 4
-    for n in [n // 8 for n in lengths] if factor == 8 else lengths:
+    cubic, tables = "n³" in (card.time, card.memory), card.memory.startswith("n²")
+    factor, shorter = (8, 8) if cubic else (4, 4) if tables else (4, 1)
+    for n in [n // shorter for n in lengths]:
         step = our_step(case, random_lists(1, n, labels=card.labels, padding=0.0))
         step()
         costs["memory"].append(peak_bytes(step))
