@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# %% ../nbs/core/18_squared_gaps.ipynb #fc7fdf34
+# %% ../nbs/core/18_squared_gaps.ipynb #61997fc1
 def mean_squared_difference(
     values: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
-    where: Bool[Tensor, "*lists items"],
+    where: Bool[Tensor, "*lists items"],  # True for real items.
 ) -> Float[Tensor, "*lists"]:  # 0 for a list with fewer than two items.
     """Mean of (vᵢ - vⱼ)² over all pairs of real items, in time n: twice the variance."""
     count = where.sum(-1, keepdim=True)
@@ -22,11 +22,11 @@ def mean_squared_difference(
     deviations = torch.where(where, values - mean, zero)
     return 2 * deviations.square().sum(-1) / (count.squeeze(-1) - 1).clamp(min=1)
 
-# %% ../nbs/core/18_squared_gaps.ipynb #7213c9bc
+# %% ../nbs/core/18_squared_gaps.ipynb #997d919b
 def sum_squared_errors(
     values: Float[Tensor, "*lists items"],  # Finite where `where` is False as well.
     labels: Float[Tensor, "*lists items"],  # Only their order matters.
-    where: Bool[Tensor, "*lists items"],
+    where: Bool[Tensor, "*lists items"],  # True for real items.
     margin: float = 0.0,  # How far the better item should lead.
 ) -> Float[Tensor, "*lists"]:  # 0 for a list without pairs.
     """Σ over pairs with yᵢ > yⱼ of (vᵢ - vⱼ - margin)², in time n log n."""

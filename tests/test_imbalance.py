@@ -121,6 +121,25 @@ def test_squentropy_is_a_softmax_loss_and_a_mean_square(data):
         torch.testing.assert_close(squentropy_loss(s, y), softmax_loss(s, y) + square)
 
 
+@pytest.mark.parametrize(
+    ("fn", "settings", "message"),
+    [
+        (focal_loss, {"gamma": -1.0}, "gamma is -1.0; expected 0 or more."),
+        (focal_loss, {"alpha": 1.5}, "alpha is 1.5; expected a number from 0 to 1."),
+        (focal_loss, {"alpha": -0.5}, "alpha is -0.5; expected a number from 0 to 1."),
+        (asymmetric_loss, {"gamma_pos": -1.0}, "gamma_pos is -1.0; expected 0 or more."),
+        (asymmetric_loss, {"gamma_neg": -1.0}, "gamma_neg is -1.0; expected 0 or more."),
+        (asymmetric_loss, {"margin": -0.1}, "margin is -0.1; expected a number from 0 to 1."),
+        (ldam_loss, {"max_margin": -1.0}, "max_margin is -1.0; expected a number above 0"),
+        (ldam_loss, {"counts": (999.0,)}, "expected two numbers: irrelevant, relevant."),
+        (ldam_loss, {"margins": (1.0,)}, "expected two numbers: irrelevant, relevant."),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(fn, settings, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        fn(torch.zeros(2), torch.ones(2), **settings)
+
+
 def test_counts_have_to_be_positive():
     with pytest.raises(ValueError, match="every one of counts is 0"):
         ldam_loss(torch.zeros(2), torch.ones(2), counts=(0.0, 1.0))

@@ -139,11 +139,17 @@ def test_a_pair_won_by_a_hundred_points_costs_nothing(name):
     assert value(name, [100.0, 0.0], [1.0, 0.0]) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["hinge", "squared_hinge"])
+@pytest.mark.parametrize("name", MARGINS)
 @pytest.mark.parametrize("margin", [0.0, -1.0])
 def test_a_margin_that_asks_for_nothing_is_refused(name, margin):
     with pytest.raises(ValueError, match=f"margin is {margin}; expected a number above 0"):
         value(name, [1.0, 0.0], [1.0, 0.0], margin=margin)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0])
+def test_a_steepness_that_turns_the_order_around_is_refused(sigma):
+    with pytest.raises(ValueError, match=f"sigma is {sigma}; expected a number above 0"):
+        value("ranknet", [1.0, 0.0], [1.0, 0.0], sigma=sigma)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +157,14 @@ def test_a_margin_that_asks_for_nothing_is_refused(name, margin):
     [
         ("ranknet", {"pair_weights": "labeldiff"}),
         ("macro_auc", {"surrogate": "hing"}),
+        ("macro_auc", {"surrogate": "hing", "weighting": "univariate"}),
         ("macro_auc", {"weighting": "pair"}),
         ("psl", {"activation": "tan"}),
     ],
 )
 def test_an_unknown_choice_is_refused(name, settings, without_shape_checks):
-    with pytest.raises(UnknownName, match=f"unknown .*'{next(iter(settings.values()))}'; did you"):
+    argument, choice = next(iter(settings.items()))
+    with pytest.raises(UnknownName, match=f"unknown {argument} '{choice}'; did you mean"):
         value(name, [1.0, 0.0], [1.0, 0.0], **settings)
 
 
@@ -408,8 +416,13 @@ def test_padding_between_two_labels_is_no_level():
     close(value("ranklist", scores, labels, where=where, skips=None), math.log1p(math.exp(1.5)))
 
 
-@pytest.mark.parametrize("skips", [(), (0,), (-1,), (1, 0)])
-def test_skips_that_compare_nothing_are_refused(skips):
+def test_a_negative_minimum_margin_is_refused():
+    with pytest.raises(ValueError, match="min_margin is -1.0; expected 0 or more"):
+        value("ranklist", [1.0, 0.0], [1.0, 0.0], min_margin=-1.0)
+
+
+@pytest.mark.parametrize("skips", [(), (0,), (-1,), (1, 0), (1.5,), 2])
+def test_skips_that_compare_nothing_are_refused(skips, without_shape_checks):
     with pytest.raises(ValueError, match="expected levels from 1 on"):
         value("ranklist", [1.0, 0.0], [1.0, 0.0], skips=skips)
 

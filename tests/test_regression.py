@@ -100,6 +100,18 @@ def test_a_threshold_that_is_not_positive_is_refused():
         huber_loss(torch.zeros(2), torch.ones(2), delta=0.0)
 
 
+@pytest.mark.parametrize("thresholds", [(), (1.5, 0.5), (0.0, 1.0, 0.5)])
+def test_thresholds_that_do_not_ascend_are_refused(thresholds):
+    with pytest.raises(ValueError, match="expected one number per grade, ascending"):
+        ordinal_loss(torch.zeros(2), torch.ones(2), thresholds=thresholds)
+
+
+@pytest.mark.parametrize("thresholds", [(0.5,), (0.0, 1.0), torch.tensor([0.0])])
+def test_thresholds_beside_separate_log_odds_are_refused(thresholds):
+    with pytest.raises(ValueError, match="need no thresholds; drop them"):
+        ordinal_loss(torch.zeros(2, 3), torch.ones(2), thresholds=thresholds)
+
+
 def test_scores_of_another_shape_are_refused():
     with pytest.raises(Exception, match="shape|dimension|axis"):
         ordinal_loss(torch.zeros(2, 3), torch.ones(2, 4))

@@ -20,7 +20,7 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/16_imbalance.ipynb #ef88a13a
+# %% ../../nbs/losses/16_imbalance.ipynb #75c29060
 @loss(family="pointwise", signature="scores", labels="binary", source="cao2019",
       use_when="The counts of relevant and irrelevant training items are known and far apart.",
       avoid_when="Scores must be calibrated probabilities: the margins shift them.",
@@ -34,7 +34,7 @@ def ldam_loss(
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per list.
     counts: tuple[float, float] = (999.0, 1.0),  # Irrelevant, relevant items in the training set.
     max_margin: float = 0.5,  # Margin of the rarer class, in units of the score.
-    margins: tuple[float, float] | None = None,  # The two margins themselves, instead of counts.
+    margins: tuple[float, float] | None = None,  # (Δ₀, Δ₁) themselves, instead of counts.
     temperature: float | Float[Tensor, ""] = 1.0,  # Divides; 1/30 where scores are cosines.
     reduction: Reduction = "mean",  # Over lists: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
@@ -43,6 +43,10 @@ def ldam_loss(
     ℓ(s, y) = 1/n Σᵢ [y log(1 + exp(-(s - Δ₁)/τ)) + (1-y) log(1 + exp((s + Δ₀)/τ))]
     """
     check_positive("temperature", temperature)
+    check_positive("max_margin", max_margin, such_as=0.5)
+    for name, pair in (("counts", counts), ("margins", margins)):
+        if pair is not None and len(pair) != 2:
+            raise ValueError(f"{name} is {pair}; expected two numbers: irrelevant, relevant.")
     if margins is None:
         for count in counts:
             check_positive("every one of counts", count, such_as=1.0)

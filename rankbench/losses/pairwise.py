@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ranknet_loss']
 
-# %% ../../nbs/losses/20_pairwise.ipynb #e2749ebc
+# %% ../../nbs/losses/20_pairwise.ipynb #285e79e5
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from ..cards import loss
-from ..core import Reduction, prepare_lists, reduce_lists
+from ..core import Reduction, check_positive, prepare_lists, reduce_lists
 from ..pair_sums import PairWeights, count_pairs, sum_pairs
 
-# %% ../../nbs/losses/20_pairwise.ipynb #43b1cecf
+# %% ../../nbs/losses/20_pairwise.ipynb #2726c90b
 @loss(family="pairwise", signature="scores", labels="graded", source="burges2005",
       use_when="Graded or binary labels and no teacher; a robust first baseline.",
       avoid_when="Long lists where only the top matters.",
@@ -36,6 +36,7 @@ def ranknet_loss(
 
     ℓ(s, y) = 1/|P| Σ_{(i,j) ∈ P} wᵢⱼ log(1 + exp(-σ(sᵢ - sⱼ))),  P = {(i,j): yᵢ > yⱼ}
     """
+    check_positive("sigma", sigma)
     scores, labels, where = prepare_lists(scores, labels, where)
     total = sum_pairs("logistic", sigma * scores, labels, where, pair_weights)
     count = count_pairs(labels, where)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['pairwise_mse_loss', 'constant_margin_mse_loss', 'supervised_margin_mse_loss']
 
-# %% ../../nbs/losses/23_squared_margins.ipynb #318e263d
+# %% ../../nbs/losses/23_squared_margins.ipynb #065d98d6
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from ..cards import loss
-from ..core import Reduction, prepare_lists, reduce_lists
+from ..core import Reduction, check_positive, prepare_lists, reduce_lists
 from ..pair_sums import count_pairs
 from ..squared_gaps import mean_squared_difference, sum_squared_errors
 
@@ -37,8 +37,8 @@ def pairwise_mse_loss(
     values = mean_squared_difference(scores - labels, where)
     return reduce_lists(values, where.sum(-1) > 1, weights, reduction)
 
-# %% ../../nbs/losses/23_squared_margins.ipynb #6878ea38
-@loss(family="pairwise", signature="scores", labels="graded", source="schlatt2025",
+# %% ../../nbs/losses/23_squared_margins.ipynb #a91d7ffb
+@loss(family="pairwise", signature="scores", labels="graded", source="schlatt2025lightning",
       use_when="Two grades, and scores that should sit a fixed distance apart.",
       avoid_when="Three or more grades: no scores satisfy all pairs.",
       time="n log n", memory="n",
@@ -57,6 +57,7 @@ def constant_margin_mse_loss(
 
     ℓ(s, y) = 1/|P| Σ_{(i,j) ∈ P} ((sᵢ - sⱼ) - m)²,  P = {(i,j): yᵢ > yⱼ}
     """
+    check_positive("margin", margin)
     scores, labels, where = prepare_lists(scores, labels, where)
     total = sum_squared_errors(scores, labels, where, margin)
     count = count_pairs(labels, where)
