@@ -94,8 +94,9 @@ $(PEERS): $(READY)
 	@touch $@
 
 bench: $(PEERS) ## Measure the losses against other libraries, and their growth against their cards
-	$(BIN)/rankbench bench --progress --output data/results/bench/losses.json
-	$(BIN)/rankbench bench --progress --growth --output data/results/bench/growth.json
+	$(BIN)/rankbench bench --progress --output results/bench/losses.json
+	$(BIN)/rankbench bench --progress --growth --output results/bench/growth.json
+	mkdir -p data/results/bench && cp results/bench/losses.json results/bench/growth.json data/results/bench
 
 ##@ Site
 .PHONY: docs preview quarto
