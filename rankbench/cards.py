@@ -135,7 +135,7 @@ class LossCard:
             "use_when": self.use_when, "avoid_when": self.avoid_when, "time": self.time,
             "memory": self.memory, "laws": sorted(self.laws), "aliases": list(self.aliases),
             "elsewhere": dict(self.elsewhere), "default": self.default, "page": self.page,
-            "settings": {k: v if isinstance(v, (str, int, float, bool, type(None))) else str(v)
+            "settings": {k: list(v) if isinstance(v, tuple) else v
                          for k, v in self.settings.items()},
         }  # fmt: skip
 

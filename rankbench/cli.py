@@ -74,7 +74,7 @@ def show_losses(args) -> int:
 
 def card_text(card: LossCard) -> str:
     facts = card.as_dict()
-    settings = ", ".join(f"{k}={v!r}" for k, v in facts["settings"].items())
+    settings = ", ".join(f"{k}={v!r}" for k, v in card.settings.items())
     elsewhere = "; ".join(f"{k}: {v}" for k, v in card.elsewhere.items())
     lines = [
         f"{card.fn.__name__}  ({card.family})", "", *textwrap.wrap(card.summary, 80), "",

@@ -122,6 +122,7 @@ def plot_gradient_bars(
     fig, axes = figure(len(losses), height=0.9 + 0.28 * len(items))
     for ax, (name, fn) in zip(axes, losses.items(), strict=True):
         push = -autograd(fn, scores)[order]
+        push = torch.where(push.abs() > 1e-12, push, 0.0)  # rounding is no push
         ax.barh(range(len(items)), push.tolist(), color=label_colors(labels[order]))
         ax.axvline(0, color="black", lw=0.7)
         ax.set_title(name, fontsize=9, loc="left")

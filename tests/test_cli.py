@@ -68,6 +68,11 @@ def test_checking_several_prints_a_matrix(capsys, without_shape_checks):
     assert [line.split()[0] for line in out.splitlines()[2:4]] == ["ranknet", "flops"]
 
 
+def test_settings_are_shown_as_they_are_typed(capsys):
+    _, out, _ = run(capsys, "show", "ordinal")
+    assert "thresholds=(0.0,)" in out
+
+
 def test_every_check_and_every_law_has_a_column():
     from rankbench.cards import LAWS
     from rankbench.checks import CONTRACT, CheckResult
