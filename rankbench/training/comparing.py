@@ -281,10 +281,12 @@ def plot_systems(record: dict[str, Any]):
     main, first = record["recipe"]["measures"][0], record["systems"][0]
     rows = sorted(record["systems"], key=lambda s: s[main])
     fig, (ax,) = figure(1, width=5.6, height=0.9 + 0.19 * len(rows))
-    for y, row in enumerate(rows):
-        color = PALETTE["blue"] if row["rate"] is not None else PALETTE["grey"]
-        ax.plot([row["low"], row["high"]], [y, y], color=color, lw=1.6, solid_capstyle="butt")
-        ax.plot(row[main], y, "o", ms=4, color=color)
+    colors = [PALETTE["grey" if r["rate"] is None else "blue"] for r in rows]
+    low, high, value = ([r[k] for r in rows] for k in ("low", "high", main))
+    ax.hlines(range(len(rows)), low, high, colors=colors, lw=1.6)
+    ax.scatter(value, range(len(rows)), s=16, c=colors, zorder=3)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
     ax.axvline(first[main], color="black", lw=0.7, ls=":")
     ax.set_yticks(range(len(rows)), [r["system"] for r in rows], fontsize=8)
     ax.set(xlabel=f"{main} on test", ylim=(-0.7, len(rows) - 0.3))
