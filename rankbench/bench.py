@@ -59,7 +59,7 @@ def random_lists(
     draw = torch.rand(lists, items, generator=generator)
     kinds = {
         "binary": (draw < 0.1).float(), "graded": (5 * draw**2).floor(),
-        "ranking": draw.argsort(-1).float(), "teacher": 4 * draw,
+        "ranking": 1 + draw.argsort(-1).float(), "teacher": 4 * draw,
     }  # fmt: skip
     if labels not in kinds:
         raise UnknownName("kind of labels", str(labels), kinds)
