@@ -1,3 +1,4 @@
+import functools
 import json
 import signal
 import subprocess
@@ -217,7 +218,9 @@ def test_ctrl_c_keeps_what_is_finished(folder, letor, tmp_path, task):
     )
     command = [sys.executable, "-m", "rankbench.cli", "compare", *options,
                "--seeds", "200", "--output", str(tmp_path / "run")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background would have its children ignore Ctrl-C.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     units = tmp_path / "run" / "units"
     for _ in range(600):
         time.sleep(0.2)
