@@ -258,8 +258,8 @@ def describe(
     progress: bool = False,
 ) -> FeatureData:
     """A data set of features from a collection of texts."""
-    collection, index = with_training(collection), Index(with_training(collection))
-    splits, columns = {}, ()
+    collection = with_training(collection)
+    index, splits, columns = Index(collection), {}, ()
     for split in FILES:
         splits[split], columns = describe_split(collection, index, split, depth, progress)
     data = FeatureData(collection.name, splits, columns, collection.notes)

@@ -16,6 +16,7 @@ from ..cards import loss
 from ..core import Reduction, UnknownName, check_positive, prepare_lists, reduce_lists
 from ..lambda_sums import by_rank, rank_pair_sum
 from ..metrics import GAINS, check_cutoff, dcg
+from ..ordered_sums import has_order
 from ..pair_sums import cross_pair_sum, sum_pairs
 
 # %% ../../nbs/losses/28_lambdarank.ipynb #a614fe39
@@ -160,7 +161,7 @@ def lambda_loss(
     if weighting in ("precision", "mrr"):
         labels = (labels >= 1).to(labels.dtype)
     values = weighted_pairs(weighting, sigma * scores, labels, where, k, mu, gain)
-    counted = ((labels != labels[..., :1]) & where).any(-1)
+    counted = has_order(labels, where)
     if weighting in ("arp1", "ndcg1"):
         counted = (labels > 0).any(-1)
     return reduce_lists(values, counted, weights, reduction)

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..cards import loss
 from ..core import Reduction, UnknownName, check_positive, prepare_lists, reduce_lists
 from ..metrics import GAINS, dcg, sort_by_scores
-from ..pair_sums import count_pairs, hinge_ranks, soft_ranks
+from ..ordered_sums import has_order
+from ..pair_sums import hinge_ranks, soft_ranks
 
 # %% ../../nbs/losses/41_rank_surrogates.ipynb #f1e6bcfd
 @loss(family="metric surrogates", signature="scores", labels="graded", source="jagerman2022",
@@ -94,4 +95,4 @@ def approx_rank_mse_loss(
     errors = soft_ranks(scores, where, temperature) - targets
     total = (RANK_WEIGHTS[discount](targets) * errors**2).sum(-1)
     values = total / where.sum(-1).clamp(min=1)
-    return reduce_lists(values, count_pairs(labels, where) > 0, weights, reduction)
+    return reduce_lists(values, has_order(labels, where), weights, reduction)

@@ -127,9 +127,12 @@ def train_ranker(
 
 def dev_value(ranker: FeatureRanker, data: FeatureData, measure: str) -> float:
     """The mean of a measure over the queries of dev."""
+    return _mean_on_dev(ranker.score(data.split("dev").features), data, measure)
+
+
+def _mean_on_dev(scores: Tensor, data: FeatureData, measure: str) -> float:
     dev = data.split("dev")
-    run = run_of(dev, ranker.score(dev.features))
-    values = evaluate(run, dev.judgments, [measure])[measure]
+    values = evaluate(run_of(dev, scores), dev.judgments, [measure])[measure]
     return sum(values.values()) / len(values)
 
 # %% ../../nbs/training/26_list_training.ipynb #93438e42
@@ -205,9 +208,7 @@ class FeatureTask(Task):
         return ranker.normalizer.fit(self.data.split("train").features).state_dict()
 
     def _dev(self, scores: Tensor) -> float:
-        dev, main = self.data.split("dev"), self.recipe.measures[0]
-        values = evaluate(run_of(dev, scores), dev.judgments, [main])[main]
-        return sum(values.values()) / len(values)
+        return _mean_on_dev(scores, self.data, self.recipe.measures[0])
 
     def _baseline(self, unit: Unit, rows: Tensor) -> tuple[Tensor, str]:
         dev, train = self.data.split("dev"), self.data.split("train")

@@ -177,7 +177,7 @@ MUTANTS = {
                                       "soft_ranks(scores, torch.ones_like(where),"),
         "order reversed": ("average_ranks(labels,", "average_ranks(-labels,"),
         "sum over items": (" / where.sum(-1).clamp(min=1)", ""),
-        "tied labels counted": ("count_pairs(labels, where) > 0", "where.any(-1)"),
+        "tied labels counted": ("has_order(labels, where)", "where.any(-1)"),
         "weights ignored": ("weights, reduction", "None, reduction"),
     },
     "approx_mrr": {
