@@ -20,7 +20,7 @@ import torch
 
 from .core import UnknownName
 
-# %% ../nbs/core/20_cards.ipynb #6a08bd7a
+# %% ../nbs/core/20_cards.ipynb #97fefdf2
 FAMILIES = (
     "pointwise", "pairwise", "listwise", "metric surrogates", "contrastive",
     "metric learning", "distillation", "preference", "regularizers",
@@ -28,6 +28,10 @@ FAMILIES = (
 SIGNATURES = {
     "scores": "scores [*lists, items], labels [*lists, items]",
     "embeddings": "queries [B, D], documents [B, D]",
+    "pairs": "queries [B, D], documents [B, D], labels [B]",
+    "classes": "embeddings [B, D], labels [B]",
+    "lists": "queries [B, D], documents [B, L, D], labels [B, L]",
+    "guided": "queries, documents, guide_queries, guide_documents, each [B, D] of its model",
     "activations": "activations [B, V]",
 }
 LABELS = {
@@ -35,6 +39,7 @@ LABELS = {
     "graded": "relevance grades",
     "teacher": "scores of a teacher model",
     "ranking": "an order of the items",
+    "classes": "an integer each; what shares one belongs together",
     "none": "no labels: pairs, or activations alone",
 }
 LAWS = {
@@ -77,7 +82,7 @@ def cite(
     short = names[0] if len(names) == 1 else " and ".join(names)
     return f"{short if len(names) < 3 else names[0] + ' et al.'} ({entry['year']})"
 
-# %% ../nbs/core/20_cards.ipynb #2fb1debc
+# %% ../nbs/core/20_cards.ipynb #ba011245
 @dataclass(frozen=True)
 class LossCard:
     """What a loss declares about itself."""
@@ -98,6 +103,7 @@ class LossCard:
         default_factory=dict, hash=False
     )  # Library → name, or "name = formula of `ours`".
     default: bool = False  # ★: the first choice of its kind.
+    constants: str = ""  # What the gradient takes for a constant although it depends on the input.
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -152,7 +158,7 @@ class LossCard:
         head = f"| **`{self.fn.__name__}`**{star} | {self.family} |\n|---|---|\n"
         return head + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
-# %% ../nbs/core/20_cards.ipynb #544d0c19
+# %% ../nbs/core/20_cards.ipynb #394ad18d
 _cards: dict[str, LossCard] = {}
 
 
@@ -170,6 +176,7 @@ def loss(
     aliases: tuple[str, ...] = (),
     elsewhere: Mapping[str, str] | None = None,
     default: bool = False,
+    constants: str = "",
 ) -> Callable[[Callable], Callable]:
     """Declare what a loss is; see `LossCard` for the fields."""
     for kind, given, known in (
@@ -189,6 +196,7 @@ def loss(
         _cards[name] = LossCard(
             name, fn, family, signature, labels, source, use_when, avoid_when, time, memory,
             frozenset(laws), tuple(aliases), dict(elsewhere or {}), default,
+            constants,
         )  # fmt: skip
         return fn
 

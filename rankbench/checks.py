@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTRACT', 'LAW_CHECKS', 'finite_differences', 'autograd', 'compare_gradients', 'Example', 'ScoresExample',
-           'EmbeddingsExample', 'ActivationsExample', 'example', 'Skipped', 'same', 'order_is_irrelevant',
+           'BatchExample', 'ActivationsExample', 'example', 'Skipped', 'same', 'order_is_irrelevant',
            'padding_is_invisible', 'plain_input_works', 'degenerate_input_is_finite', 'nothing_to_rank_is_zero',
            'one_list_does_not_touch_another', 'gradient_is_right', 'halves_are_close', 'huge_scores_stay_finite',
-           'reductions_agree', 'compiles', 'devices_agree', 'inputs_are_untouched', 'shift_invariant',
+           'reductions_agree', 'tiles_agree', 'compiles', 'devices_agree', 'inputs_are_untouched', 'shift_invariant',
            'scale_invariant', 'order_only', 'convex', 'nonnegative', 'bounded', 'zero_at_labels', 'zero_at_perfect',
            'pulls_up_positives', 'wrong_pairs', 'bounds', 'converges_to', 'CheckResult', 'check']
 
@@ -68,7 +68,7 @@ def compare_gradients(
         )  # fmt: skip
     return pd.DataFrame({k: v.flatten().tolist() for k, v in columns.items()}, index=items)
 
-# %% ../nbs/core/30_checks.ipynb #0d545679
+# %% ../nbs/core/30_checks.ipynb #9869e429
 @dataclass(frozen=True)
 class Example:
     """Random, ragged data for one loss; subclasses know the signature."""
@@ -82,6 +82,14 @@ class Example:
     def leaves(self) -> list[Tensor]:
         """The tensors that a gradient flows to."""
         return [self.data[0]]
+
+    def with_leaves(self, leaves: list[Tensor]) -> "Example":
+        """The same example with other tensors in the place of `leaves()`."""
+        return replace(self, data=(*leaves, *self.data[len(leaves) :]))
+
+    def moved(self, change: Callable[[Tensor], Tensor]) -> "Example":
+        """The same example with the tensors changed that a gradient flows to."""
+        return self.with_leaves([change(x) for x in self.leaves()])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Example":
         """The same example with every floating-point tensor changed."""
@@ -107,7 +115,7 @@ class Example:
         zeros = [torch.zeros_like(x) for x in example.leaves()]
         return value.detach(), [z if g is None else g for g, z in zip(grads, zeros, strict=True)]
 
-# %% ../nbs/core/30_checks.ipynb #907fb8b0
+# %% ../nbs/core/30_checks.ipynb #a180513f
 class ScoresExample(Example):
     """Four ragged lists of six items; the last list has two."""
 
@@ -154,61 +162,103 @@ class ScoresExample(Example):
     def large(self) -> "ScoresExample":
         return replace(self, data=(1e4 * self.data[0].sign(), self.data[1]))
 
-    def without_padding(self, gradient: Tensor) -> Tensor:
-        return gradient[..., : self.keywords["where"].shape[-1]]
+# %% ../nbs/core/30_checks.ipynb #d5340599
+def _batch(card: LossCard, draw: Callable[..., Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Data of a signature, and which of it is real."""
+    grades = {"binary": [1, 0, 1, 0, 1], "graded": [1, 0.25, 0.5, 0, 0.75]}
+    pair, rows = (draw(5, 8), draw(5, 8)), torch.tensor([True, True, True, True, False])
+    if card.signature == "pairs":
+        return (*pair, torch.tensor(grades[card.labels]).double()), rows
+    if card.signature == "classes":
+        return (draw(6, 8), torch.tensor([0, 1, 0, 1, 0, 1])), torch.arange(6) < 5
+    if card.signature == "guided":
+        return (*pair, draw(5, 6), draw(5, 6)), rows
+    if card.signature == "lists":
+        labels = torch.stack([torch.tensor([3.0, 0, 1]).roll(k) for k in range(5)]).double()
+        return (pair[0], draw(5, 3, 8), labels), torch.arange(3) < 3 - torch.arange(5)[:, None] % 2
+    return pair, rows
 
-# %% ../nbs/core/30_checks.ipynb #acfc553d
-class EmbeddingsExample(Example):
-    """Five pairs in eight dimensions with up to two hard negatives each."""
+# %% ../nbs/core/30_checks.ipynb #13320469
+@dataclass(frozen=True)
+class BatchExample(Example):
+    """Five or six rows in eight dimensions, with up to two hard negatives each."""
+
+    vectors: int = 2  # How many of `data`, from the first on, a gradient flows to.
 
     @classmethod
-    def make(cls, card: LossCard, seed: int = 0) -> "EmbeddingsExample":
+    def make(cls, card: LossCard, seed: int = 0) -> "BatchExample":
         g = torch.Generator().manual_seed(seed)
         draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
-        real = torch.tensor(
+        hard = torch.tensor(
             [[True, True], [True, False], [False, False], [True, True], [False, True]]
         )
-        keywords = {"negatives": draw(5, 2, 8), "negatives_where": real}
-        return cls((draw(5, 8), draw(5, 8)), keywords)
+        negatives = draw(5, 2, 8)
+        data, where = _batch(card, draw)
+        keywords = {"negatives": negatives, "negatives_where": hard, "where": where}
+        known = {k: v for k, v in keywords.items() if k in card.settings}
+        return cls(data, known, 1 if card.signature == "classes" else 2)
 
     def leaves(self) -> list[Tensor]:
-        return [*self.data, self.keywords["negatives"]]
+        hard = [self.keywords["negatives"]] if "negatives" in self.keywords else []
+        return [*self.data[: self.vectors], *hard]
 
-    def _rows(self, order: Tensor) -> "EmbeddingsExample":
+    def with_leaves(self, leaves: list[Tensor]) -> "BatchExample":
+        data = (*leaves[: self.vectors], *self.data[self.vectors :])
+        hard = {"negatives": leaves[-1]} if "negatives" in self.keywords else {}
+        return replace(self, data=data, keywords=self.keywords | hard)
+
+    def _rows(self, order: Tensor) -> "BatchExample":
         keywords = {k: v[order] for k, v in self.keywords.items()}
         return replace(self, data=tuple(x[order] for x in self.data), keywords=keywords)
 
     def reorder(self, x: Tensor, seed: int = 1) -> Tensor:
-        """Other positions for the same pairs."""
-        return x[torch.randperm(5, generator=torch.Generator().manual_seed(seed))]
+        """Other positions for the same rows."""
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))]
 
-    def permuted(self) -> "EmbeddingsExample":
-        return self._rows(self.reorder(torch.arange(5)))
+    def permuted(self) -> "BatchExample":
+        return self._rows(self.reorder(torch.arange(len(self.data[0]))))
 
-    def first(self, count: int) -> "EmbeddingsExample":
-        return self._rows(torch.arange(count))
+    def padded(self, fill: float) -> "BatchExample":
+        """More hard negatives, rows or slots of lists; what is not real holds `fill`."""
+        e, axis = self, None if "where" not in self.keywords else self.keywords["where"].ndim - 1
+        if "negatives" in e.keywords:
+            real = e.keywords["negatives_where"]
+            negatives = torch.where(real[..., None], e.keywords["negatives"], fill)
+            negatives = torch.cat([negatives, torch.full_like(negatives[:, :1], fill)], 1)
+            real = torch.cat([real, torch.zeros_like(real[:, :1])], 1)
+            e = replace(e, keywords=e.keywords | {"negatives": negatives, "negatives_where": real})
+        elif axis is None:
+            raise Skipped("nothing in it can be padding")
+        if axis is None:
+            return e
+        where = torch.nn.functional.pad(e.keywords["where"], (0, 2), value=False)
+        data = tuple(_filled(x, where, axis, fill) for x in e.data)
+        keywords = {k: _filled(v, where, axis, fill) for k, v in e.keywords.items()}
+        return replace(e, data=data, keywords=keywords | {"where": where})
 
-    def padded(self, fill: float) -> "EmbeddingsExample":
-        real = self.keywords["negatives_where"]
-        negatives = torch.where(real[..., None], self.keywords["negatives"], fill)
-        negatives = torch.cat([negatives, torch.full_like(negatives[:, :1], fill)], 1)
-        real = torch.cat([real, torch.zeros_like(real[:, :1])], 1)
-        return replace(self, keywords={"negatives": negatives, "negatives_where": real})
+    def emptied(self) -> "BatchExample":
+        """Nothing real; or, where there is no mask, one pair of zero vectors."""
+        if "where" in self.keywords:
+            where = torch.zeros_like(self.keywords["where"])
+            return replace(self, keywords=self.keywords | {"where": where})
+        return self._rows(torch.arange(1)).moved(torch.zeros_like)
 
-    def emptied(self) -> "EmbeddingsExample":
-        """One pair alone: nothing to contrast with."""
-        one = self.first(1)
-        return replace(one, keywords={k: torch.zeros_like(v) for k, v in one.keywords.items()})
-
-    def large(self) -> "EmbeddingsExample":
+    def large(self) -> "BatchExample":
         """Dot products of ±10⁴ at temperature 1."""
-        e = self.map(lambda x: 35.4 * x.sign())
-        return replace(e, keywords={**e.keywords, "similarity": "dot", "temperature": 1.0})
+        return self.moved(lambda x: 35.4 * x.sign())
 
-    def without_padding(self, gradient: Tensor) -> Tensor:
-        return gradient[:, :2] if gradient.ndim == 3 else gradient
+# %% ../nbs/core/30_checks.ipynb #ec2ca8a5
+def _filled(x: Tensor, where: Tensor, axis: int, fill: float) -> Tensor:
+    """Slots added along an axis that a mask shares; floating numbers that are not real change."""
+    if x.ndim <= axis:
+        return x
+    shape = list(x.shape)
+    shape[axis] = where.shape[axis] - x.shape[axis]
+    x = torch.cat([x, x.new_zeros(shape)], axis)
+    real = where.view(*where.shape, *[1] * (x.ndim - where.ndim))
+    return torch.where(real, x, fill) if x.is_floating_point() else x
 
-# %% ../nbs/core/30_checks.ipynb #03691d51
+# %% ../nbs/core/30_checks.ipynb #052538c6
 class ActivationsExample(Example):
     """Five rows over a vocabulary of seven; one row is padding."""
 
@@ -244,20 +294,17 @@ class ActivationsExample(Example):
     def large(self) -> "ActivationsExample":
         return self.map(lambda x: 1e4 * x.sign())
 
-    def without_padding(self, gradient: Tensor) -> Tensor:
-        return gradient[: len(self.keywords["where"])]
-
-# %% ../nbs/core/30_checks.ipynb #69871c51
+# %% ../nbs/core/30_checks.ipynb #8c741f70
 def example(card: LossCard, seed: int = 0) -> Example:
     """Random data of the signature that the card names."""
     kinds = {
         "scores": ScoresExample,
-        "embeddings": EmbeddingsExample,
+        **dict.fromkeys(("embeddings", "pairs", "classes", "lists", "guided"), BatchExample),
         "activations": ActivationsExample,
     }
     return kinds[card.signature].make(card, seed)
 
-# %% ../nbs/core/30_checks.ipynb #d0a91e54
+# %% ../nbs/core/30_checks.ipynb #6b151404
 class Skipped(Exception):
     """A check that cannot be made here, or says nothing about this signature."""
 
@@ -284,7 +331,7 @@ def padding_is_invisible(card: LossCard) -> None:
         again, grads = padded.gradients(card)
         same(again, value)
         for g, h in zip(gradients, grads, strict=True):
-            same(e.without_padding(h), g)
+            same(h[tuple(slice(n) for n in g.shape)], g)  # padding stands last
             same(h.abs().sum(), g.abs().sum())  # so the padding's own gradient is 0
 
 # %% ../nbs/core/30_checks.ipynb #2880d5f7
@@ -313,13 +360,13 @@ def degenerate_input_is_finite(card: LossCard) -> None:
         assert all(g.isfinite().all() for g in gradients), "a gradient is not finite"
         assert case.fresh().run(card).requires_grad, "the result is cut off from the graph"
 
-# %% ../nbs/core/30_checks.ipynb #5265ffc4
+# %% ../nbs/core/30_checks.ipynb #51ba980c
 def nothing_to_rank_is_zero(card: LossCard) -> None:
     """No items: value and gradient are finite, and 0 where nothing can be learned."""
     e = example(card).emptied()
     value, gradients = e.gradients(card)
     assert value.isfinite(), f"value {value} without items"
-    if card.signature != "embeddings":
+    if "where" in e.keywords:
         same(value, torch.zeros_like(value))
     for g in gradients:
         same(g, torch.zeros_like(g))
@@ -339,21 +386,13 @@ def one_list_does_not_touch_another(card: LossCard) -> None:
     where = where & torch.tensor([True, True, True, False])[:, None]
     same(replace(e, keywords={"where": where}).run(card), e.first(3).run(card))
 
-# %% ../nbs/core/30_checks.ipynb #e69cb683
+# %% ../nbs/core/30_checks.ipynb #cabd838e
 def gradient_is_right(card: LossCard) -> None:
     """Autograd agrees with finite differences in float64."""
+    if card.constants:
+        raise Skipped(f"taken for a constant: {card.constants}")
     e = example(card).fresh()
-    names = list(e.keywords)
-
-    def fn(*leaves):
-        data = (
-            leaves[: len(e.data)] if card.signature != "scores" else (leaves[0], e.data[1].detach())
-        )
-        keywords = dict(e.keywords)
-        if "negatives" in names:
-            keywords["negatives"] = leaves[-1]
-        return card.fn(*data, **keywords)
-
+    fn = lambda *leaves: e.with_leaves(list(leaves)).run(card)  # noqa: E731
     assert torch.autograd.gradcheck(fn, tuple(e.leaves()), atol=1e-6)
 
 
@@ -370,11 +409,12 @@ def halves_are_close(card: LossCard) -> None:
 
 def huge_scores_stay_finite(card: LossCard) -> None:
     """Scores of ±10 000 in float32: value and gradient are finite."""
-    value, gradients = example(card).large().map(lambda x: x.float()).gradients(card)
+    raw = {"similarity": "dot", "temperature": 1.0} if "similarity" in card.settings else {}
+    value, gradients = example(card).large().map(lambda x: x.float()).gradients(card, **raw)
     assert value.isfinite(), f"value {value}"
     assert all(g.isfinite().all() for g in gradients), "a gradient is not finite"
 
-# %% ../nbs/core/30_checks.ipynb #5e33985f
+# %% ../nbs/core/30_checks.ipynb #6293abfe
 def reductions_agree(card: LossCard) -> None:
     """mean and sum follow from none; a regularizer of the whole batch may refuse none."""
     e = example(card)
@@ -389,19 +429,32 @@ def reductions_agree(card: LossCard) -> None:
     try:
         values = e.run(card, reduction="none")
     except ValueError as error:
-        assert card.signature == "activations" and "reduction" in str(error), f"refused: {error}"
+        whole = card.signature in ("activations", "classes")
+        assert whole and "reduction" in str(error), f"refused: {error}"
         same(e.run(card, reduction="sum"), e.run(card))
         return
     counted = torch.ones_like(values)
-    if "where" in e.keywords and card.signature == "scores":
-        counted = e.keywords["where"].any(-1).double()
+    if "where" in e.keywords and card.signature != "activations":
+        real = e.keywords["where"]
+        counted = (real.any(-1) if real.ndim > values.ndim else real).double()
     same(e.run(card, reduction="sum"), values.sum())
     same(e.run(card), values.sum() / counted.sum())
-    weights = torch.linspace(1, 2, len(values), dtype=torch.float64)
     if "weights" in card.settings:
+        weights = torch.linspace(1, 2, len(values), dtype=torch.float64)
         same(e.run(card, reduction="sum", weights=weights), (weights * values).sum())
         mean = (weights * values).sum() / (weights * counted).sum()
         same(e.run(card, weights=weights), mean)
+
+
+def tiles_agree(card: LossCard) -> None:
+    """A few rows at a time give what all rows at once give."""
+    if "chunk_size" not in card.settings:
+        raise Skipped("it has no tiles")
+    e = example(card)
+    for reduction in ("mean", "sum", "none"):
+        whole = e.gradients(card, chunk_size=None, reduction=reduction)
+        for chunk_size in (1, 2, 4, 100):
+            same(e.gradients(card, chunk_size=chunk_size, reduction=reduction), whole)
 
 
 def compiles(card: LossCard) -> None:
@@ -428,12 +481,12 @@ def inputs_are_untouched(card: LossCard) -> None:
     e.run(card)
     same((e.data, list(e.keywords.values())), (again.data, list(again.keywords.values())))
 
-# %% ../nbs/core/30_checks.ipynb #12803b33
+# %% ../nbs/core/30_checks.ipynb #06751ff6
 CONTRACT = (
     order_is_irrelevant, padding_is_invisible, plain_input_works, nothing_to_rank_is_zero,
     degenerate_input_is_finite, one_list_does_not_touch_another, gradient_is_right,
-    halves_are_close, huge_scores_stay_finite, reductions_agree, compiles, devices_agree,
-    inputs_are_untouched,
+    halves_are_close, huge_scores_stay_finite, reductions_agree, tiles_agree, compiles,
+    devices_agree, inputs_are_untouched,
 )  # fmt: skip
 
 # %% ../nbs/core/30_checks.ipynb #7c2990ae
@@ -472,11 +525,11 @@ def convex(card: LossCard) -> None:
         lowest = torch.linalg.eigvalsh(hessian.view(size, size))[0]
         assert lowest >= -1e-10, f"curvature {lowest} with seed {seed}"
 
-# %% ../nbs/core/30_checks.ipynb #13f2c194
+# %% ../nbs/core/30_checks.ipynb #dabee88e
 def _tripled(card: LossCard, seed: int) -> Example:
     """Larger scores beside the same labels; larger embeddings or activations."""
     e = example(card, seed)
-    return _scores(e, 3 * e.data[0]) if card.signature == "scores" else e.map(lambda x: 3 * x)
+    return e.moved(lambda x: 3 * x)
 
 
 def nonnegative(card: LossCard) -> None:

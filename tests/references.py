@@ -78,6 +78,12 @@ def hard_negatives(negatives, negatives_where):
     return found
 
 
+def hardened(value, mined, hardness, strength, temperature):
+    """The logit of a negative, mined for this very row or not, raised by its own similarity."""
+    chosen = hardness == "all" or hardness == ("hard" if mined else "in_batch")
+    return value + strength * value * temperature if chosen else value
+
+
 # Metrics ----------------------------------------------------------------------------------------
 
 

@@ -203,7 +203,7 @@ def test_directional_masks_equal_plain_loops(data):
         "query_to_query": lambda i, j: i != j and not out(i, j) and not out(j, i),
         "doc_to_doc": lambda i, j: i != j and not out(i, j) and not out(j, i),
     }
-    for direction, (_, where) in blocks.items():
+    for direction, (_, _, where) in blocks.items():
         for i in range(size):
             seen = [rules[direction](i, j) for j in range(size)]
             if direction.endswith("doc"):
@@ -227,7 +227,8 @@ def test_a_direction_scores_its_rows_against_its_columns(direction):
     blocks = directional_candidates(
         sides["query"], sides["doc"], directions=(direction,), similarity="dot", temperature=1.0
     )
-    torch.testing.assert_close(blocks[direction][0], sides[start] @ sides[end].T)
+    scores, _, _ = blocks[direction]
+    torch.testing.assert_close(scores, sides[start] @ sides[end].T)
 
 
 def test_directions_come_in_the_order_that_was_asked_for():

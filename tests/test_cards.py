@@ -22,6 +22,10 @@ BEFORE = ("where", "negatives", "negatives_where", "positives", "exclude", "weig
 DATA = {
     "scores": ["scores", "labels"],
     "embeddings": ["queries", "documents"],
+    "pairs": ["queries", "documents", "labels"],
+    "classes": ["embeddings", "labels"],
+    "lists": ["queries", "documents", "labels"],
+    "guided": ["queries", "documents", "guide_queries", "guide_documents"],
     "activations": ["activations"],
 }
 

@@ -16,9 +16,10 @@ from dataclasses import replace
 import families
 import pytest
 import torch
-from families import LISTS, MUTANTS, PAIRS, ROWS, SAME
+from batches import batch, tensors
+from families import LISTS, MUTANTS, PAIRS, ROWS, SAME, WHOLE
 from references import on_lists
-from test_values import close, double, mask, tensors
+from test_values import close, double, mask
 
 from rankbench.cards import cards, find
 from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_agree, example
@@ -152,27 +153,6 @@ def lists(kind: str, seed: int):
     return scores, labels, [ragged, one, [True] * 5, [False] * 5, [True] * 5], WEIGHTS
 
 
-def pairs(seed: int, several: bool):
-    """Four pairs with ragged negatives, exclusions, one zero vector and weights."""
-    r = random.Random(seed)
-
-    def vectors(count):
-        return [[r.uniform(-1, 1) for _ in range(3)] for _ in range(count)]
-
-    def coins(count):
-        return [[r.random() < 0.4 for _ in range(count)] for _ in range(4)]
-
-    keywords = {
-        "negatives": [vectors(2) for _ in range(4)],
-        "negatives_where": coins(2),
-        "exclude": [[True] * 4, *coins(4)[1:]],  # query 0 is compared with nothing but its own
-        "weights": WEIGHTS[:4],
-    }
-    if several:
-        keywords["positives"] = coins(4)
-    return [*vectors(3), [0.0] * 3], vectors(4), keywords
-
-
 def compare(card) -> None:
     """Raise where a loss differs from its reference."""
     reference, many = {**LISTS, **PAIRS, **ROWS}[card.name]
@@ -185,13 +165,14 @@ def compare(card) -> None:
                                    weights=double(weights), **settings)  # fmt: skip
                     close(ours, on_lists(reference, s, y, where, weights, reduction, **settings))
                 elif card.name in PAIRS:
-                    q, d, keywords = pairs(seed, "positives" in card.settings)
-                    queries = double(q).requires_grad_()
-                    ours = card.fn(queries, double(d), reduction=reduction, **tensors(keywords),
-                                   **settings)  # fmt: skip
-                    (gradient,) = torch.autograd.grad(ours.sum(), queries)
+                    data, keywords = batch(card, random.Random(seed), full=True)
+                    inputs, known = tensors(card, data, keywords)
+                    inputs[0].requires_grad_()
+                    reduced = {} if card.name in WHOLE else {"reduction": reduction}
+                    ours = card.fn(*inputs, **known, **settings, **reduced)
+                    (gradient,) = torch.autograd.grad(ours.sum(), inputs[0])
                     assert gradient.isfinite().all()
-                    close(ours, reference(q, d, reduction=reduction, **keywords, **settings))
+                    close(ours, reference(*data, **keywords, **settings, **reduced))
                 elif reduction == "mean":
                     rows = [[1.0, -2.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0], [9.0, 9.0, 9.0]]
                     where = [True, True, True, False]

@@ -5,42 +5,68 @@
 # %% auto #0
 __all__ = ['bidirectional_infonce_loss']
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #a4488dbb
+# %% ../../nbs/losses/60_bidirectional.ipynb #0cc6edad
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from ..candidates import DIRECTIONS, Similarity, directional_candidates
+from rankbench.candidates import (
+    DIRECTIONS,
+    Candidates,
+    Exclude,
+    Similarity,
+    directional_candidates,
+    harden,
+)
 from ..cards import loss
-from ..core import Reduction, UnknownName, masked_logsumexp, reduce_lists
+from ..core import Reduction, UnknownName, masked_logsumexp
+from ..scaling.tiling import ChunkSize, reduce_rows
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #f20a4063
-def _relative_blocks(
-    queries: Float[Tensor, "b dim"],
-    documents: Float[Tensor, "b dim"],
-    directions: tuple[str, ...],
-    positive_once: bool,
-    **keywords,  # Of `directional_candidates`.
-) -> list[tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]]:
-    """Scores minus the positive's, and mask, of each direction."""
-    if not directions:
-        raise ValueError(f"directions is empty; expected some of {', '.join(DIRECTIONS)}.")
-    needed = ("query_to_doc", *directions)  # its diagonal holds the positives
-    blocks = directional_candidates(queries, documents, directions=needed, **keywords)
-    positive = blocks["query_to_doc"][0].diagonal().unsqueeze(-1)
-    if positive_once and {"query_to_doc", "doc_to_query"} <= set(directions):
-        scores, where = blocks["doc_to_query"]
-        own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-        blocks["doc_to_query"] = scores, where & ~own
-    return [(blocks[d][0] - positive, blocks[d][1]) for d in dict.fromkeys(directions)]
+# %% ../../nbs/losses/60_bidirectional.ipynb #baba1f14
+def _log_partitions(
+    scores: tuple[Float[Tensor, "r _"], ...],  # Of each direction, minus the positive's.
+    masks: tuple[Bool[Tensor, "r _"], ...],
+    joint: bool,
+) -> Float[Tensor, "r"]:
+    """log Z of each row, or the mean over its directions of their log Z."""
+    if joint:
+        scores, masks = (torch.cat(scores, 1),), (torch.cat(masks, 1),)
+    logs = torch.stack([masked_logsumexp(*pair) for pair in zip(scores, masks, strict=True)])
+    count = torch.stack([where.any(-1) for where in masks]).sum(0)
+    return logs.sum(0) / count.clamp(min=1)
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #33921099
+# %% ../../nbs/losses/60_bidirectional.ipynb #8f444b11
+def _values(
+    blocks: dict[str, Candidates],
+    wanted: tuple[str, ...],
+    joint: bool,
+    once: bool,  # Hide the second copy of the positive.
+    weigh: tuple,  # Of `harden`.
+    scores: list[Tensor],  # Of each block.
+    rows: slice,
+) -> Float[Tensor, "r"]:
+    """The loss of some rows."""
+    masks = {name: block.masks(rows) for name, block in blocks.items()}
+    own, _ = masks["query_to_doc"]  # here stands the positive of each row
+    positive = torch.where(own, scores[0], 0.0).sum(-1, keepdim=True)
+    if once:
+        back, where = masks["doc_to_query"]
+        masks["doc_to_query"] = back, where & ~back
+    lists = []
+    for name, given in zip(blocks, scores, strict=True):
+        if weigh[0] is not None and name == "query_to_doc":
+            given = harden(given, own, blocks[name].mined(rows), *weigh)
+        lists += [(given - positive, masks[name][1])] if name in wanted else []
+    return _log_partitions(*zip(*lists, strict=True), joint)
+
+# %% ../../nbs/losses/60_bidirectional.ipynb #955713df
 @loss(family="contrastive", signature="embeddings", labels="none", source="li2023",
       use_when="Pairs, and more negatives wanted from the same batch; crowded embeddings.",
       avoid_when="Batches of queries that paraphrase each other: they are pushed apart.",
-      time="b²", memory="b²", aliases=("gte", "mnbrl"),
+      time="b²", memory="b", aliases=("gte", "mnbrl"),
       laws={"nonnegative", "pulls_up_positives"},
       elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss; four directions",
                  "open_clip": "ClipLoss; two directions, per_direction"})  # fmt: skip
@@ -50,7 +76,7 @@ def bidirectional_infonce_loss(
     *,
     negatives: Float[Tensor, "b k dim"] | None = None,  # Hard negatives of each query.
     negatives_where: Bool[Tensor, "b k"] | None = None,  # True for real ones, where counts differ.
-    exclude: Bool[Tensor, "b b"] | None = None,  # Neither positive nor negative, in any direction.
+    exclude: Exclude | None = None,  # Neither positive nor negative: a mask, or ids of texts.
     weights: Real[Tensor, "b"] | None = None,  # One weight per pair.
     directions: tuple[str, ...] = DIRECTIONS,  # What looks at what; all four are GTE.
     partition: Literal["joint", "per_direction"] = "joint",  # One log-sum, or a mean of them.
@@ -58,6 +84,10 @@ def bidirectional_infonce_loss(
     positive_once: bool = False,  # Count the positive once in a joint partition: floor 0.
     similarity: Similarity = "cosine",  # Or "dot".
     temperature: float | Float[Tensor, ""] = 0.05,  # Divides; a tensor may be learned.
+    hardness: Literal["in_batch", "hard", "all"] | None = None,  # Of query_to_doc, as in InfoNCE.
+    hardness_strength: float = 0.0,  # How much, per unit of similarity.
+    chunk_size: ChunkSize = "auto",  # Pairs at a time; None: all.
+    gather: bool = False,  # Contrast with the pairs of all processes.
     reduction: Reduction = "mean",  # Over pairs: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per pair.
     """Softmax loss of each pair over up to four kinds of candidates (Li et al., 2023).
@@ -67,14 +97,22 @@ def bidirectional_infonce_loss(
     """
     if partition not in ("joint", "per_direction"):
         raise UnknownName("partition", str(partition), ("joint", "per_direction"))
-    joint = partition == "joint"
-    lists = _relative_blocks(
-        queries, documents, directions, positive_once and joint, negatives=negatives,
-        negatives_where=negatives_where, exclude=exclude, mask_own_negatives=mask_own_negatives,
-        similarity=similarity, temperature=temperature,
+    if not directions:
+        raise ValueError(f"directions is empty; expected some of {', '.join(DIRECTIONS)}.")
+    wanted = tuple(dict.fromkeys(directions))
+    blocks = directional_candidates(
+        queries, documents, directions=tuple(dict.fromkeys(("query_to_doc", *wanted))),
+        negatives=negatives, negatives_where=negatives_where, exclude=exclude, gather=gather,
+        mask_own_negatives=mask_own_negatives, similarity=similarity, temperature=temperature,
     )  # fmt: skip
-    if joint:
-        lists = [tuple(torch.cat(parts, 1) for parts in zip(*lists, strict=True))]
-    logs = torch.stack([masked_logsumexp(scores, where) for scores, where in lists])
-    count = torch.stack([where.any(-1) for _, where in lists]).sum(0)
-    return reduce_lists(logs.sum(0) / count.clamp(min=1), count > 0, weights, reduction)
+    joint = partition == "joint"
+    once = positive_once and joint and {"query_to_doc", "doc_to_query"} <= set(wanted)
+
+    counted = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+    if not {"query_to_doc", "doc_to_query"} & set(wanted):  # a positive is in neither of the others
+        everything = slice(0, len(queries))
+        counted = torch.stack([blocks[d].masks(everything)[1].any(-1) for d in wanted]).any(0)
+    weigh = (hardness, hardness_strength, temperature)
+    values = partial(_values, blocks, wanted, joint, once, weigh)
+    operands = [(block.left, block.right) for block in blocks.values()]
+    return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)

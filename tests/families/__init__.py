@@ -8,6 +8,8 @@ settings with a value that is not its default.
 MUTANTS: loss → what is broken → (old, new); the old text occurs once in the source.
 SHARED: (module, function, loss that notices) → what is broken → (old, new).
 SAME: (loss, changed line) → why the change changes nothing.
+WHOLE: losses of a whole batch, which no reduction takes apart.
+ABSOLUTE: losses of embeddings that one pair alone can teach something.
 TIES_BY_POSITION: loss → why tied items are not treated alike.
 CASES: golden case → how to get its number from ours. LATER: golden case → why not yet.
 FAMILIES: the families of golden cases that belong here.
@@ -33,6 +35,9 @@ LISTS, PAIRS, ROWS = merged("LISTS"), merged("PAIRS"), merged("ROWS")
 MUTANTS, SHARED, SAME = merged("MUTANTS"), merged("SHARED"), merged("SAME")
 TIES_BY_POSITION = merged("TIES_BY_POSITION")
 CASES, LATER = merged("CASES"), merged("LATER")
+WHOLE, ABSOLUTE = (
+    set().union(*(getattr(m, name, set()) for m in MODULES)) for name in ("WHOLE", "ABSOLUTE")
+)
 FAMILIES = set().union(*(getattr(m, "FAMILIES", set()) for m in MODULES))
 
 

@@ -3,11 +3,11 @@
 import math
 
 from peers import Case, on_pairs
-from references import combine, hard_negatives, logsumexp, similarity_of
+from references import combine, hard_negatives, hardened, logsumexp, similarity_of
 
 
 def bidirectional_terms(i, direction, queries, documents, negatives, negatives_where, exclude,
-                        mask_own_negatives, similarity, temperature):  # fmt: skip
+                        mask_own_negatives, similarity, temperature, weigh):  # fmt: skip
     """The similarities of row i in one direction, its positive included where there is one."""
 
     def hidden(a, b):  # query a and document b are neither positive nor negative
@@ -25,12 +25,16 @@ def bidirectional_terms(i, direction, queries, documents, negatives, negatives_w
             i == j or hidden(i, j) or hidden(j, i)
         ):
             continue
-        terms.append(similarity_of(row, column, similarity, temperature))
+        s = similarity_of(row, column, similarity, temperature)
+        fixed = i == j or direction != "query_to_doc"
+        terms.append(s if fixed else hardened(s, False, *weigh, temperature))
     if direction.endswith("doc"):
         for owner, vector in hard_negatives(negatives, negatives_where):
             if direction == "doc_to_doc" and mask_own_negatives and owner == i:
                 continue
-            terms.append(similarity_of(row, vector, similarity, temperature))
+            s = similarity_of(row, vector, similarity, temperature)
+            fixed = direction != "query_to_doc"
+            terms.append(s if fixed else hardened(s, owner == i, *weigh, temperature))
     return terms
 
 
@@ -38,7 +42,7 @@ def bidirectional_infonce(
     queries, documents, negatives=None, negatives_where=None, exclude=None, weights=None,
     directions=("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
     partition="joint", mask_own_negatives=True, positive_once=False, similarity="cosine",
-    temperature=0.05, reduction="mean",
+    temperature=0.05, hardness=None, hardness_strength=0.0, reduction="mean",
 ):  # fmt: skip
     """Li et al. 2023: one partition function over up to four directions."""
     values = []
@@ -46,7 +50,8 @@ def bidirectional_infonce(
         positive = similarity_of(queries[i], documents[i], similarity, temperature)
         blocks = [
             bidirectional_terms(i, d, queries, documents, negatives, negatives_where, exclude,
-                                mask_own_negatives, similarity, temperature)
+                                mask_own_negatives, similarity, temperature,
+                                (hardness, hardness_strength))
             for d in directions
         ]  # fmt: skip
         if partition == "joint":
@@ -88,14 +93,20 @@ PAIRS = {
             },
             {"temperature": 0.5, "directions": ("query_to_doc", "doc_to_doc")},
             {"temperature": 0.5, "directions": ("query_to_query",)},
+            {
+                "temperature": 0.5,
+                "directions": ("query_to_query", "doc_to_doc"),
+                "mask_own_negatives": False,
+            },
+            {"temperature": 0.5, "hardness": "in_batch", "hardness_strength": 2.0},
+            {"temperature": 0.5, "hardness": "all", "hardness_strength": 2.0},
         ],
     ),
 }
 
 MUTANTS = {
     "bidirectional_infonce": {
-        "hard negatives ignored": ("negatives=negatives,\n        "
-                                   "negatives_where=negatives_where, ", ""),
+        "hard negatives ignored": ("negatives=negatives, negatives_where=negatives_where,", ""),
         "mask of negatives ignored": ("negatives_where=negatives_where, ", ""),
         "exclusions ignored": ("exclude=exclude, ", ""),
         "own negatives always hidden": ("mask_own_negatives=mask_own_negatives,", ""),
@@ -103,27 +114,36 @@ MUTANTS = {
         "similarity ignored": ("similarity=similarity, ", ""),
         "always joint": ('joint = partition == "joint"', "joint = True"),
         "never joint": ('joint = partition == "joint"', "joint = False"),
-        "sum of partitions": (" / count.clamp(min=1)", ""),
-        "empty rows counted": ("count > 0", "count >= 0"),
-        "weights ignored": ("weights, reduction", "None, reduction"),
+        "positive always once": ("positive_once and joint and", "joint and"),
+        "weights ignored": ("counted, weights, reduction", "counted, None, reduction"),
     },
 }  # fmt: skip
 
 SHARED = {
-    ("losses.bidirectional", "_relative_blocks", "bidirectional_infonce"): {
-        "positive not subtracted": ("blocks[d][0] - positive", "blocks[d][0]"),
-        "positive always once": ("positive_once and {", "{"),
-        "positive never once": ("where & ~own", "where"),
-        "only the positive is left": ("where & ~own", "where & own"),
+    ("losses.bidirectional", "_values", "bidirectional_infonce"): {
+        "hardness ignored": ("weigh[0] is not None and", "False and"),
+        "positive not subtracted": ("given - positive", "given"),
+        "positive never once": ("where & ~back", "where"),
+        "all directions": ("if name in wanted else []", ""),
+    },
+    ("losses.bidirectional", "_log_partitions", "bidirectional_infonce"): {
+        "sum of partitions": (" / count.clamp(min=1)", ""),
+        "mean over empty partitions": ("where.any(-1)", "where.any(-1) | True"),
+    },
+    ("candidates", "_directional_masks", "bidirectional_infonce"): {
+        "exclusion not transposed": ('direction == "doc_to_query"', 'direction == "query_to_doc"'),
+        "own text not hidden": ("(torch.zeros_like(own), own)",
+                                "(torch.zeros_like(own), torch.zeros_like(own))"),
+        "twins one way only": ("(False, True) if inside", "(False,) if inside"),
+        "own negatives never hidden": (" and mask_own", " and False"),
+        "own negatives always hidden": (" and mask_own", ""),
     },
     ("candidates", "directional_candidates", "bidirectional_infonce"): {
-        "exclusion not transposed": ('"doc_to_query": ~hidden.T', '"doc_to_query": ~hidden'),
-        "exclusion kept on the diagonal": ("exclude & ~own", "exclude"),
-        "own text not hidden": ("hidden | hidden.T | own", "hidden | hidden.T"),
-        "twins one way only": ("hidden | hidden.T | own", "hidden | own"),
-        "own negatives never hidden": (" and mask_own_negatives", " and False"),
-        "own negatives always hidden": (" and mask_own_negatives", ""),
-        "negatives on the query side": ('if end == "doc" else {}', 'if end == "query" else {}'),
+        "negatives on the query side": ('if end == "doc" else None', 'if end == "query" else None'),
+    },
+    ("candidates", "pairs_of", "bidirectional_infonce"): {
+        "exclusions turned": ('"mask": exclude', '"mask": exclude.T'),
+        "exclusions not turned back": ("everything[:, columns].T", "everything[:, columns]"),
     },
 }  # fmt: skip
 

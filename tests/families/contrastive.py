@@ -3,13 +3,15 @@
 import math
 
 from peers import Case, on_pairs
-from references import combine, hard_negatives, logsumexp, similarity_of
+from references import combine, hard_negatives, hardened, logsumexp, similarity_of
 
 
 def infonce(queries, documents, negatives=None, negatives_where=None, positives=None,
             exclude=None, weights=None, similarity="cosine", temperature=0.05,
-            multi_positive="mean", reduction="mean"):  # fmt: skip
+            multi_positive="mean", hardness=None, hardness_strength=0.0,
+            reduction="mean"):  # fmt: skip
     """van den Oord et al. 2018, with in-batch negatives (Karpukhin et al. 2020)."""
+    weigh = (hardness, hardness_strength, temperature)
     values = []
     for i, query in enumerate(queries):
         good, bad = [], []
@@ -18,9 +20,10 @@ def infonce(queries, documents, negatives=None, negatives_where=None, positives=
             if i == j or (positives is not None and positives[i][j]):
                 good.append(s)
             elif exclude is None or not exclude[i][j]:
-                bad.append(s)
-        for _, row in hard_negatives(negatives, negatives_where):
-            bad.append(similarity_of(query, row, similarity, temperature))
+                bad.append(hardened(s, False, *weigh))
+        for owner, row in hard_negatives(negatives, negatives_where):
+            s = similarity_of(query, row, similarity, temperature)
+            bad.append(hardened(s, owner == i, *weigh))
         if multi_positive == "mean":
             value = logsumexp(good + bad) - math.fsum(good) / len(good)
         elif multi_positive == "union":
@@ -40,6 +43,9 @@ PAIRS = {
             {"similarity": "dot", "temperature": 1.0},
             {"multi_positive": "union", "temperature": 0.5},
             {"multi_positive": "isolated", "temperature": 0.5},
+            {"hardness": "in_batch", "hardness_strength": 5.0, "temperature": 0.5},
+            {"hardness": "hard", "hardness_strength": 2.0, "temperature": 0.5},
+            {"hardness": "all", "hardness_strength": 2.0, "temperature": 0.5},
         ],
     ),
 }
@@ -52,9 +58,9 @@ MUTANTS = {
         "other positives ignored": ("positives=positives, ", ""),
         "temperature ignored": (", temperature=temperature", ""),
         "similarity ignored": (", similarity=similarity", ""),
-        "union flipped": ("values = -masked_logsumexp", "values = masked_logsumexp"),
-        "weights ignored": ("weights=weights, reduction=reduction", "reduction=reduction"),
-        "weights of several positives ignored": ("weights, reduction)", "None, reduction)"),
+        "hardness ignored": ("weigh = (hardness,", "weigh = (None,"),
+        "several positives always meant": ("weigh, multi_positive)", 'weigh, "mean")'),
+        "weights ignored": ("weights=weights, ", ""),
     },
 }  # fmt: skip
 
@@ -65,18 +71,48 @@ SHARED = {
         "mask ignored": ("where & ~positive", "~positive"),
         "sum over positives": (" / positive.sum(-1).clamp(min=1)", ""),
     },
+    ("losses.contrastive", "infonce_values", "infonce"): {
+        "positives summed": (" / positive.sum(-1).clamp(min=1)", ""),
+        "mask ignored": ("    return masked_logsumexp(scores, where) - total",
+                         "    return scores.logsumexp(-1) - total"),
+        "union over everything": ("masked_logsumexp(scores, positive)",
+                                  "masked_logsumexp(scores, where)"),
+    },
+    ("candidates", "harden", "infonce"): {
+        "positives hardened": ("chosen & ~positive", "chosen"),
+        "strength over the temperature": ("* unit", "/ unit"),
+        "mined and in-batch exchanged": ('"in_batch": ~mined, "hard": mined',
+                                         '"in_batch": mined, "hard": ~mined'),
+    },
     ("candidates", "normalize", "infonce"): {
         "not normalized": ("x * scale", "x"),
         "no guard for zero vectors": ("torch.where(squared > 0, squared, 1.0).rsqrt()",
                                       "squared.rsqrt()"),
         "halves kept": ("x = as_float(x)", "pass"),
     },
-    ("candidates", "in_batch_candidates", "infonce"): {
+    ("candidates", "hard_columns", "infonce"): {
         "padded negatives kept": ("torch.where(real[..., None], negatives, 0.0)", "negatives"),
-        "mask of negatives ignored": ("seen & real.flatten()", "seen.expand(batch, batch * k)"),
-        "positives can be excluded": ("positive | (torch", "(torch"),
-        "only the diagonal is positive": ("own if positives is None else own | positives", "own"),
-        "hard negatives are positive": ("positive.new_zeros(batch", "positive.new_ones(batch"),
+        "mask of negatives ignored": ("real = negatives_where", "real = None"),
+    },
+    ("candidates", "_in_batch_masks", "infonce"): {
+        "mask of negatives ignored": ("torch.ones_like(owned)) & real", "torch.ones_like(owned))"),
+        "positives can be excluded": ("positive | pairs", "pairs"),
+        "only the diagonal is positive": ("if positives is None else", "if True else"),
+        "hard negatives are positive": ("torch.zeros_like(seen)", "torch.ones_like(seen)"),
+    },
+    ("scaling.tiling", "reduce_rows", "infonce"): {
+        "the weights of values": ("(values * share).sum()", "values.sum()"),
+        "tiles without weights": ("share.detach()", "torch.ones_like(share)"),
+    },
+    ("scaling.tiling", "row_weights", "infonce"): {
+        "sum for mean": (" / torch.where(mass > 0, mass, 1)", ""),
+        "mean for sum": ('if reduction == "sum":', "if False:"),
+        "weights ignored": ("weights.to(like.dtype)", "torch.ones_like(weights).to(like.dtype)"),
+    },
+    ("scaling.tiling", "_sweep", "infonce"): {
+        "only the last rows reach the columns": (".addmm_(slope.mT", ".zero_().addmm_(slope.mT"),
+        "the columns of all rows": ("lefts[k][part])", "lefts[k][: part.stop - part.start])"),
+        "weights ignored": ("leaves, weights[part]", "leaves, torch.ones_like(weights[part])"),
     },
 }  # fmt: skip
 
@@ -86,13 +122,16 @@ CASES = {
     "st.mnrl": Case("infonce", on_pairs()),
     "st.mnrl.hardneg": Case("infonce", on_pairs()),
     "st.mnrl.dot.scale1": Case("infonce", on_pairs(similarity="dot", temperature=1.0)),
+    **{
+        f"st.mnrl.hardness.{theirs}_negatives.hardneg": Case(
+            "infonce", on_pairs(hardness=ours, hardness_strength=5.0)
+        )
+        for theirs, ours in (("in_batch", "in_batch"), ("hard", "hard"), ("all", "all"))
+    },
     "st.sparse_mnrl": Case("infonce", on_pairs(similarity="dot", temperature=1.0)),
 }
 
 LATER = {
-    "st.mnrl.hardness.in_batch_negatives.hardneg": "hardness weighting",
-    "st.mnrl.hardness.hard_negatives.hardneg": "hardness weighting",
-    "st.mnrl.hardness.all_negatives.hardneg": "hardness weighting",
     "lir.contrastive_local": "its label is the argmax of its own scores",
 }
 

@@ -1,0 +1,6 @@
+"""Large batches: tiles of scores, cached gradients, several devices."""
+
+from rankbench.scaling.across_devices import gather
+from rankbench.scaling.tiling import reduce_rows
+
+__all__ = ["gather", "reduce_rows"]
