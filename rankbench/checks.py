@@ -178,7 +178,7 @@ def _batch(card: LossCard, draw: Callable[..., Tensor]) -> tuple[tuple[Tensor, .
         return (pair[0], draw(5, 3, 8), labels), torch.arange(3) < 3 - torch.arange(5)[:, None] % 2
     return pair, rows
 
-# %% ../nbs/core/30_checks.ipynb #13320469
+# %% ../nbs/core/30_checks.ipynb #66e7fb12
 @dataclass(frozen=True)
 class BatchExample(Example):
     """Five or six rows in eight dimensions, with up to two hard negatives each."""
@@ -194,7 +194,8 @@ class BatchExample(Example):
         )
         negatives = draw(5, 2, 8)
         data, where = _batch(card, draw)
-        keywords = {"negatives": negatives, "negatives_where": hard, "where": where}
+        keywords = {"negatives": negatives, "negatives_where": hard, "where": where,
+                    "guide_negatives": draw(5, 2, 6)}  # fmt: skip
         known = {k: v for k, v in keywords.items() if k in card.settings}
         return cls(data, known, 1 if card.signature == "classes" else 2)
 
@@ -222,11 +223,10 @@ class BatchExample(Example):
         """More hard negatives, rows or slots of lists; what is not real holds `fill`."""
         e, axis = self, None if "where" not in self.keywords else self.keywords["where"].ndim - 1
         if "negatives" in e.keywords:
-            real = e.keywords["negatives_where"]
-            negatives = torch.where(real[..., None], e.keywords["negatives"], fill)
-            negatives = torch.cat([negatives, torch.full_like(negatives[:, :1], fill)], 1)
-            real = torch.cat([real, torch.zeros_like(real[:, :1])], 1)
-            e = replace(e, keywords=e.keywords | {"negatives": negatives, "negatives_where": real})
+            real = torch.nn.functional.pad(e.keywords["negatives_where"], (0, 1), value=False)
+            hard = {k: _filled(e.keywords[k], real, 1, fill)
+                    for k in ("negatives", "guide_negatives") if k in e.keywords}  # fmt: skip
+            e = replace(e, keywords=e.keywords | hard | {"negatives_where": real})
         elif axis is None:
             raise Skipped("nothing in it can be padding")
         if axis is None:

@@ -44,6 +44,7 @@ def batch(card, r, full: bool = False):
         "where": real,
         "negatives": [vectors(k) for _ in range(size)],
         "negatives_where": coins(size, k, 0.6),
+        "guide_negatives": [vectors(k, 2) for _ in range(size)],
         "exclude": coins(size, size, 0.4),
         "positives": coins(size, size, 0.4),
         "weights": [r.choice([0.5, 1.0, 3.0]) for _ in range(size)],
@@ -54,8 +55,11 @@ def batch(card, r, full: bool = False):
             keywords["exclude"][0] = [True] * size
         return data, keywords
     chosen = {n: v for n, v in keywords.items() if r.random() < 0.5}
+    hard = {n for n in keywords if "negatives" in n}
     if "negatives" not in chosen:
-        chosen.pop("negatives_where", None)
+        chosen = {n: v for n, v in chosen.items() if n not in hard}
+    elif "guide_negatives" in keywords:
+        chosen["guide_negatives"] = keywords["guide_negatives"]
     return data, chosen
 
 

@@ -18,7 +18,8 @@ CARDS = pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
 
 # Data first, then keywords in this order; the paper's own settings lie between weights and
 # reduction, similarity and temperature wherever the paper's settings are.
-BEFORE = ("where", "negatives", "negatives_where", "positives", "exclude", "weights")
+BEFORE = ("where", "negatives", "negatives_where", "guide_negatives", "positives", "exclude",
+          "weights")  # fmt: skip
 DATA = {
     "scores": ["scores", "labels"],
     "embeddings": ["queries", "documents"],

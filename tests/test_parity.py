@@ -63,14 +63,13 @@ def loops(name):
     """The reference of a loss, called like the loss."""
     reference = {**LISTS, **PAIRS, **ROWS}[name][0]
 
-    def fn(*data, negatives=None, **settings):
+    def fn(*data, **settings):
         data = [x.double().tolist() for x in data]
         if name in LISTS:
             batched = data if isinstance(data[0][0], list) else [[x] for x in data]
             real = [[True] * len(row) for row in batched[0]]
             return torch.tensor(references.on_lists(reference, *batched, real, **settings))
-        if negatives is not None:
-            settings["negatives"] = negatives.double().tolist()
+        settings = {k: v.tolist() if torch.is_tensor(v) else v for k, v in settings.items()}
         return torch.tensor(reference(*data, **settings))
 
     return fn

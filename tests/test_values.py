@@ -14,7 +14,7 @@ from rankbench.cards import cards, find
 
 # Data, and what all losses share; what is drawn from a generator has tests of its own.
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
-          "generator", "chunk_size", "gather"}  # fmt: skip
+          "guide_negatives", "generator", "chunk_size", "gather"}  # fmt: skip
 TWO_SIDED = [name for name in PAIRS if find(name).signature == "embeddings"]
 
 
