@@ -414,7 +414,7 @@ def huge_scores_stay_finite(card: LossCard) -> None:
     assert value.isfinite(), f"value {value}"
     assert all(g.isfinite().all() for g in gradients), "a gradient is not finite"
 
-# %% ../nbs/core/30_checks.ipynb #6293abfe
+# %% ../nbs/core/30_checks.ipynb #b0ae11e9
 def reductions_agree(card: LossCard) -> None:
     """mean and sum follow from none; a regularizer of the whole batch may refuse none."""
     e = example(card)
@@ -431,7 +431,8 @@ def reductions_agree(card: LossCard) -> None:
     except ValueError as error:
         whole = card.signature in ("activations", "classes")
         assert whole and "reduction" in str(error), f"refused: {error}"
-        same(e.run(card, reduction="sum"), e.run(card))
+        size = e.keywords["where"].sum() if card.signature == "classes" else 1
+        same(e.run(card, reduction="sum"), size * e.run(card))
         return
     counted = torch.ones_like(values)
     if "where" in e.keywords and card.signature != "activations":

@@ -31,6 +31,7 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
+from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.guided import gist_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
@@ -81,6 +82,7 @@ __all__ = [
     "softrank_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
+    "submodular_loss",
     "gist_loss",
     "kl_loss",
     "margin_mse_loss",

@@ -8,7 +8,7 @@ settings with a value that is not its default.
 MUTANTS: loss → what is broken → (old, new); the old text occurs once in the source.
 SHARED: (module, function, loss that notices) → what is broken → (old, new).
 SAME: (loss, changed line) → why the change changes nothing.
-WHOLE: losses of a whole batch, which no reduction takes apart.
+WHOLE: losses of a whole batch, which refuse the reduction "none".
 ABSOLUTE: losses of embeddings that one pair alone can teach something.
 TIES_BY_POSITION: loss → why tied items are not treated alike.
 CASES: golden case → how to get its number from ours. LATER: golden case → why not yet.
