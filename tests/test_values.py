@@ -247,7 +247,7 @@ def test_the_weight_of_a_list_without_items_is_ignored(name):
     close(weighted, card.fn(scores[0], labels[0]).item())
 
 
-@pytest.mark.parametrize("name", ["kl", "margin_mse"])
+@pytest.mark.parametrize("name", ["kl", "margin_mse", "soft_label_alignment"])
 def test_no_gradient_reaches_the_teacher(name):
     card = find(name)
     scores = double([[0.5, -1.0, 2.0]]).requires_grad_()

@@ -33,6 +33,7 @@ from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.guided import gist_loss
+from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -84,6 +85,7 @@ __all__ = [
     "bidirectional_infonce_loss",
     "submodular_loss",
     "gist_loss",
+    "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
     "flops_regularizer",
