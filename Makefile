@@ -86,17 +86,19 @@ docs-check: install ## What can be checked of the site without Quarto: links, si
 ##@ Measure
 .PHONY: bench
 
-# allRank asks for packages of 2020 that its losses do not use; hence --no-deps.
+# The losses of allRank and open_clip use nothing of what the packages ask for; hence --no-deps.
 $(PEERS): $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,peers]' \
 		|| echo "Some libraries could not be installed; the table names them as absent." >&2
-	$(BIN)/python -m pip install -c constraints.txt --no-deps allRank || true
+	$(BIN)/python -m pip install -c constraints.txt --no-deps allRank open_clip_torch || true
 	@touch $@
 
 bench: $(PEERS) ## Measure the losses against other libraries, and their growth against their cards
 	$(BIN)/rankbench bench --progress --output results/bench/losses.json
-	$(BIN)/rankbench bench --progress --growth --output results/bench/growth.json
-	mkdir -p data/results/bench && cp results/bench/losses.json results/bench/growth.json data/results/bench
+	$(BIN)/rankbench bench growth --progress --output results/bench/growth.json
+	$(BIN)/rankbench bench batches --progress --output results/bench/batches.json
+	$(BIN)/rankbench bench memory --losses bidirectional_infonce,infonce --output results/bench/batches.json
+	mkdir -p data/results/bench && cp results/bench/*.json data/results/bench
 
 ##@ Site
 .PHONY: docs preview quarto

@@ -7,8 +7,8 @@ __all__ = ['SAMPLE', 'SHAPES', 'CASES', 'TOLERANCE', 'LENGTHS', 'CLAIMS', 'SLACK
            'paired_ratios', 'peak_bytes', 'operator_shares', 'dense_pairs', 'dense_softmax', 'dense_listnet',
            'dense_listmle', 'dense_approx_ndcg', 'dense_approx_mrr', 'dense_lambda', 'dense_neural_ndcg', 'Case',
            'find_cases', 'our_step', 'rival_names', 'make_rival', 'disagreement', 'measure', 'judge', 'one_thread',
-           'run_bench', 'start_record', 'read_bench', 'bench_table', 'slope', 'claimed_slope', 'growth_of',
-           'run_growth', 'growth_table', 'plot_bench']
+           'run_bench', 'start_record', 'save_bench', 'read_bench', 'bench_table', 'slope', 'claimed_slope',
+           'growth_of', 'run_growth', 'growth_table', 'plot_bench']
 
 # %% ../nbs/training/50_bench.ipynb #4b8c1b38
 import json
@@ -405,7 +405,7 @@ def _row(case: Case, shape: tuple[int, int], name: str, rounds: int, seconds: fl
         return {"case": case.name, "lists": shape[0], "items": shape[1],
                 "against": name, "error": said}  # fmt: skip
 
-# %% ../nbs/training/50_bench.ipynb #777f6e84
+# %% ../nbs/training/50_bench.ipynb #339546ca
 def run_bench(
     names: Sequence[str] | None = None,  # Cases; all if None.
     shapes: Sequence[tuple[int, int]] = SHAPES,
@@ -431,7 +431,7 @@ def run_bench(
                 bar.set_postfix_str(f"{case.name} {shape[0]}x{shape[1]} {name}")
                 rows = [*record["rows"], _row(case, shape, name, rounds, seconds)]
                 record["rows"] = judge(rows)
-                _save(record, output)
+                save_bench(record, output)
             for row in record["rows"]:
                 if row.get("met") is False:
                     case = next(c for c in cases if c.name == row["case"])
@@ -440,9 +440,9 @@ def run_bench(
             record["complete"] = True
         except KeyboardInterrupt:
             pass
-    return _save(record, output)
+    return save_bench(record, output)
 
-# %% ../nbs/training/50_bench.ipynb #14672204
+# %% ../nbs/training/50_bench.ipynb #223d1f18
 def start_record(
     what: str, versions: dict[str, str | None], absent: Sequence[str], shapes: Sequence, rounds: int
 ) -> dict[str, Any]:
@@ -455,7 +455,7 @@ def start_record(
     }  # fmt: skip
 
 
-def _save(record: dict[str, Any], output: str | Path | None) -> dict[str, Any]:
+def save_bench(record: dict[str, Any], output: str | Path | None) -> dict[str, Any]:
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(output, record)
@@ -548,7 +548,7 @@ def _growth_row(loss: str, what: str, claim: str, lengths: list[int], costs: lis
             "claimed": claimed and round(claimed, 2), "measured": round(measured, 2),
             "kept": kept}  # fmt: skip
 
-# %% ../nbs/training/50_bench.ipynb #7de92bc4
+# %% ../nbs/training/50_bench.ipynb #09658a33
 def run_growth(
     names: Sequence[str] | None = None,  # Losses on scores; all if None.
     lengths: Sequence[int] = LENGTHS,
@@ -567,11 +567,11 @@ def run_growth(
             for card in bar:
                 bar.set_postfix_str(card.name)
                 record["rows"] += growth_of(card, lengths, **settings)
-                _save(record, output)
+                save_bench(record, output)
             record["complete"] = True
         except KeyboardInterrupt:
             pass
-    return _save(record, output)
+    return save_bench(record, output)
 
 
 def growth_table(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -606,3 +606,9 @@ def plot_bench(record: dict[str, Any], items: int) -> Any:
              xlabel=f"time of rankbench / time of the other, {items} items")  # fmt: skip
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return Picture(drawn)
+
+# %% ../nbs/training/50_bench.ipynb #424b512a
+if __name__ == "__main__" and __package__:  # python -m rankbench.bench; never in a notebook
+    from rankbench.cli import main
+
+    sys.exit(main(["bench", *sys.argv[1:]]))

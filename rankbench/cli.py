@@ -269,40 +269,72 @@ def shapes(text: str) -> list[tuple[int, int]]:
 
 
 def bench(args) -> int:
-    from rankbench.bench import bench_table, growth_table, run_bench, run_growth
-    from rankbench.peers import PEERS
-
     names = args.losses and [name.strip() for name in args.losses.split(",")]
+    peers = None if args.peers is None else [p for p in args.peers.split(",") if p]
     progress = not args.json and sys.stderr.isatty() or args.progress
-    if args.growth:
+    if args.what == "memory":
+        return bench_memory(names, args)
+    if args.what == "growth":
+        from rankbench.bench import growth_table, run_growth
+
         record = run_growth(names, output=args.output, progress=progress)
         text = table(growth_table(record), right=("claimed", "measured", "up to n"))
-    else:
-        peers = None if args.peers is None else [p for p in args.peers.split(",") if p]
-        record = run_bench(
-            names, shapes(args.shapes), peers, args.rounds, output=args.output, progress=progress
+    elif args.what == "batches":
+        from rankbench.bench_batches import batches_table, run_batches
+
+        sizes = shapes(args.shapes or "1024x384,4096x384")
+        record = run_batches(
+            names, sizes, peers, args.rounds, output=args.output, progress=progress
         )
+        text = table(batches_table(record), right=("memory",), gap=" ")
+    else:
+        from rankbench.bench import bench_table, run_bench
+
+        sizes = shapes(args.shapes or "64x100,16x1000,4x4000")
+        record = run_bench(names, sizes, peers, args.rounds, output=args.output, progress=progress)
         text = table(bench_table(record), right=("memory",), gap=" ")
     if args.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         print(text)
-        for row in record["rows"]:
-            if "error" in row:
-                print(
-                    f"{row['case']} {row['lists']}x{row['items']}, {row['against']}: {row['error']}"
-                )
-        if not args.growth:
-            missing = [PEERS[name][0] for name, v in record["peers"].items() if not v]
-            print(
-                "\ntime, memory: ours / theirs, below 1 is better; time with the range of rounds."
-            )
-            for what, absent in (("libraries", missing), ("losses", record["absent"])):
-                if absent:
-                    print(wrap(f"not here: {', '.join(absent)}", what))
+        print_bench_remarks(record, args.what)
     if not record["complete"]:
         print("\ninterrupted; the rows above are finished.", file=sys.stderr)
         return 130
+    return 0
+
+
+def print_bench_remarks(record: dict, what: str) -> None:
+    """What went wrong, how to read the table, and what is missing from it."""
+    from rankbench.peers import BATCH_PEERS, PEERS
+
+    for row in record["rows"]:
+        if "error" in row:
+            size = row.get("lists", row.get("batch")), row.get("items", row.get("dim"))
+            print(f"{row['case']} {size[0]}x{size[1]}, {row['against']}: {row['error']}")
+    if what == "growth":
+        return
+    packages = BATCH_PEERS if what == "batches" else PEERS
+    missing = [packages[name][0] for name, v in record["peers"].items() if not v]
+    print("\ntime, memory: ours / theirs, below 1 is better; time with the range of rounds.")
+    for kind, absent in (("libraries", missing), ("losses", record["absent"])):
+        if absent:
+            print(wrap(f"not here: {', '.join(absent)}", kind))
+
+
+def bench_memory(names: list[str] | None, args) -> int:
+    from rankbench.bench_batches import add_memory, memory_of, memory_table
+
+    rows = []
+    for name in names or ["bidirectional_infonce"]:
+        print(f"{name}: one step on {args.batch} pairs in its own process", file=sys.stderr)
+        rows.append(memory_of(name, args.batch, args.dim, args.negatives))
+    if args.output:
+        add_memory(args.output, rows)
+    right = ("negatives", "inputs", "beyond the inputs", "one table of scores")
+    print(json.dumps(rows, indent=1) if args.json else table(memory_table(rows), right=right))
+    if not args.json:
+        print("\nMiB; beyond the inputs is the most that the process held, gradients included.")
     return 0
 
 
@@ -375,18 +407,30 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command(
         "bench", bench, "Measure losses against the same losses of other installed libraries.",
-        epilog="Forward and backward pass, float32, 40 % padding, one thread, CPU time, taken in\n"
-        "turns. Values are compared first. `make bench` installs the other libraries.",
+        epilog="losses: forward and backward pass, float32, 40 % padding, one thread, CPU time,\n"
+        "taken in turns. batches: the same for losses of a batch, and against their matrix\n"
+        "products alone. growth: time and memory with list length, claimed and measured.\n"
+        "memory: what one step of a loss of a batch takes, in a process of its own.\n"
+        "Values are compared first. `make bench` installs the other libraries.\n\n"
+        "examples:\n"
+        "  rankbench bench --losses softmax,listnet --shapes 64x100\n"
+        "  rankbench bench batches --losses infonce --shapes 1024x384\n"
+        "  rankbench bench memory --losses bidirectional_infonce --batch 65536",
     )  # fmt: skip
+    sub.add_argument("what", nargs="?", choices=("losses", "batches", "growth", "memory"),
+                     default="losses", help="what is measured (default: %(default)s)")  # fmt: skip
     sub.add_argument(
         "--losses", metavar="A,B,...", help="cases, such as ranknet,lambda@10 (default: all)"
     )
-    sub.add_argument("--shapes", default="64x100,16x1000,4x4000", metavar="LISTSxITEMS,...",
-                     help="sizes (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--shapes", metavar="AxB,...",
+                     help="sizes: lists x items (default: 64x100,16x1000,4x4000), or batch x "
+                     "dimensions (1024x384,4096x384)")  # fmt: skip
     sub.add_argument("--rounds", type=int, default=9, help="ratios per row (default: %(default)s)")
     sub.add_argument("--peers", metavar="A,B,...", help="libraries (default: those installed)")
-    sub.add_argument("--growth", action="store_true",
-                     help="instead: growth of time and memory with list length, claimed and measured")  # fmt: skip
+    sub.add_argument("--batch", type=int, default=65536, help="memory: pairs (default: %(default)s)")
+    sub.add_argument("--dim", type=int, default=384, help="memory: dimensions (default: %(default)s)")
+    sub.add_argument("--negatives", type=int, default=0, metavar="K",
+                     help="memory: hard negatives per query, 0 or 1 (default: %(default)s)")  # fmt: skip
     sub.add_argument("--output", metavar="FILE", help="write the record there, row by row")
     sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
 

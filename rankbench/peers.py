@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
 import torch
 from torch import Tensor
@@ -255,10 +256,67 @@ PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
 LONGEST = {("allrank", "ranknet"): 1000}
 
 
+# Losses of a batch: `rankbench.bench_batches` ------------------------------------------------------
+
+
+def pairs_of_st(**settings):
+    """MultipleNegativesRankingLoss on given embeddings."""
+
+    def make(batch):
+        losses = import_module("sentence_transformers.sentence_transformer.losses")
+        fn = losses.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0, **settings)
+        return lambda *columns: fn.compute_loss_from_embeddings(list(columns), None)
+
+    return make
+
+
+def open_clip(name: str, *settings):
+    """A loss of open_clip, whose file is loaded by itself: the package imports torchvision."""
+
+    def make(batch):
+        folder = find_spec("open_clip").submodule_search_locations[0]
+        spec = spec_from_file_location("open_clip_loss", os.path.join(folder, "loss.py"))
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        fn, unit = getattr(module, name)(), torch.nn.functional.normalize
+        return lambda q, d: fn(unit(q, dim=-1), unit(d, dim=-1), *settings)
+
+    return make
+
+
+def metric_learning(name: str, **settings):
+    """A loss of pytorch-metric-learning on embeddings and classes."""
+
+    def make(batch):
+        fn = getattr(import_module("pytorch_metric_learning.losses"), name)(**settings)
+        return lambda embeddings: fn(embeddings, batch.labels)
+
+    return make
+
+
+EVERY_WAY = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+BOTH_WAYS = ("query_to_doc", "doc_to_query")
+BATCH_PEERS: dict[str, tuple[str, dict[str, Callable]]] = {
+    "sentence_transformers": ("sentence-transformers", {
+        "infonce": pairs_of_st(),
+        "infonce_hard": pairs_of_st(),
+        "symmetric": pairs_of_st(directions=BOTH_WAYS, partition_mode="per_direction"),
+        "bidirectional": pairs_of_st(directions=EVERY_WAY),
+    }),
+    "open_clip": ("open_clip_torch", {
+        "symmetric": open_clip("ClipLoss", 20.0),
+        "siglip": open_clip("SigLipLoss", 10.0, torch.tensor(-10.0)),
+    }),
+    "pytorch_metric_learning": ("pytorch-metric-learning", {
+        "supcon": metric_learning("SupConLoss", temperature=0.1),
+    }),
+}  # fmt: skip
+
+
 def installed(library: str) -> str | None:
     """The version of a peer, or None."""
     try:
-        return version(PEERS[library][0])
+        return version({**BATCH_PEERS, **PEERS}[library][0])
     except PackageNotFoundError:
         return None
 
