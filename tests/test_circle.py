@@ -203,6 +203,16 @@ def test_embeddings_are_lists_of_the_others(seed):
     torch.testing.assert_close(class_circle_loss(e, classes, where=real, gamma=8.0), expected)
 
 
+def test_rows_without_both_kinds_of_partner_are_not_counted():
+    e = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for classes in ([0] * 5, [0, 1, 2, 3, 4]):
+        assert class_circle_loss(e, torch.tensor(classes)) == 0
+    one_pair = torch.tensor([0, 0, 1, 2, 3])
+    values = class_circle_loss(e, one_pair, reduction="none")
+    assert not values[2:].any()
+    torch.testing.assert_close(class_circle_loss(e, one_pair), values[:2].mean())
+
+
 def test_lengths_of_embeddings_do_not_matter():
     e, classes = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.arange(5) % 2
     lengths = torch.tensor([0.1, 1.0, 3.0, 10.0, 0.5])[:, None]

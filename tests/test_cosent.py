@@ -18,8 +18,8 @@ from rankbench.losses import (
     ranknet_loss,
     softmax_loss,
 )
+from rankbench.losses.angle import angle_similarity
 from rankbench.losses.conan import conan_loss, stale_negatives
-from rankbench.losses.cosent import angle_similarity
 from rankbench.metrics import ndcg
 
 LISTS = lists(GRADES, smallest=2)

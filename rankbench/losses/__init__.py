@@ -32,7 +32,8 @@ from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.circle import circle_loss, class_circle_loss
-from rankbench.losses.cosent import angle_loss, cosent_loss
+from rankbench.losses.cosent import cosent_loss
+from rankbench.losses.angle import angle_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 

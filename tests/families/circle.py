@@ -51,7 +51,6 @@ MUTANTS = {
                                    "class_sizes(labels, None, gather)"),
         "a temperature left over": ("temperature=1.0", "temperature=0.1"),
         "rows without a positive counted": ("(alike > 0) & ", ""),
-        "rows without a negative counted": (" & (unlike > 0)", ""),
         "weights ignored": ('"weights": weights, ', ""),
     },
 }  # fmt: skip

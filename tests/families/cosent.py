@@ -83,7 +83,7 @@ MUTANTS = {
 }  # fmt: skip
 
 SHARED = {
-    ("losses.cosent", "angle_similarity", "angle"): {
+    ("losses.angle", "angle_similarity", "angle"): {
         "sign kept": (".abs()", ""),
         "turned the other way": ("real - imaginary, imaginary + real",
                                  "real + imaginary, imaginary - real"),
