@@ -35,6 +35,9 @@ ALLOWED = {
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
+    ("losses.angle", "losses.cosent"): "AnglE is CoSENT on another similarity",
+    ("losses.conan", "losses.contrastive"): "Conan is InfoNCE plus CoSENT",
+    ("losses.conan", "losses.cosent"): "Conan is InfoNCE plus CoSENT",
 }
 LAZY = {
     ("bench", "cli"),

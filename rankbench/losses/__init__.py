@@ -31,7 +31,10 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
+from rankbench.losses.circle import circle_loss, class_circle_loss
+from rankbench.losses.cosent import cosent_loss
 from rankbench.losses.submodular import submodular_loss
+from rankbench.losses.angle import angle_loss
 from rankbench.losses.guided import gist_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -47,8 +50,8 @@ __all__ = [
     "poly1_loss",
     "ldam_loss",
     "squentropy_loss",
-    "dice_loss",
     "anyloss",
+    "dice_loss",
     "ranknet_loss",
     "hinge_loss",
     "soft_zero_one_loss",
@@ -83,7 +86,11 @@ __all__ = [
     "softrank_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
+    "circle_loss",
+    "class_circle_loss",
+    "cosent_loss",
     "submodular_loss",
+    "angle_loss",
     "gist_loss",
     "soft_label_alignment_loss",
     "kl_loss",
