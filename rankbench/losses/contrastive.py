@@ -57,7 +57,7 @@ def _values(
         scores = harden(scores, positive, lists.mined(rows), *weigh)
     return infonce_values(scores, positive, where, multi_positive)
 
-# %% ../../nbs/losses/50_contrastive.ipynb #10cab989
+# %% ../../nbs/losses/50_contrastive.ipynb #a9b00f5c
 @loss(family="contrastive", signature="embeddings", labels="none", source="oord2018",
       use_when="Pairs of a query and its document, large batches; the default for a retriever.",
       avoid_when="Batches full of unmarked false negatives, or grades finer than yes and no.",
@@ -91,8 +91,8 @@ def infonce_loss(
         queries, documents, negatives=negatives, negatives_where=negatives_where, gather=gather,
         positives=positives, exclude=exclude, similarity=similarity, temperature=temperature,
     )  # fmt: skip
+    reduced = {"weights": weights, "reduction": reduction, "chunk_size": chunk_size}
     if hardness is None and multi_positive == "mean":
-        return lists.cross_entropy(weights=weights, reduction=reduction, chunk_size=chunk_size)
+        return lists.cross_entropy(**reduced)
     weigh = (hardness, hardness_strength, temperature)
-    values = partial(_values, lists, weigh, multi_positive)
-    return lists.reduce(values, weights=weights, reduction=reduction, chunk_size=chunk_size)
+    return lists.reduce(partial(_values, lists, weigh, multi_positive), **reduced)

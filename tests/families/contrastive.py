@@ -60,7 +60,7 @@ MUTANTS = {
         "similarity ignored": (", similarity=similarity", ""),
         "hardness ignored": ("weigh = (hardness,", "weigh = (None,"),
         "several positives always meant": ("weigh, multi_positive)", 'weigh, "mean")'),
-        "weights ignored": ("weights=weights, ", ""),
+        "weights ignored": ('"weights": weights, ', ""),
     },
 }  # fmt: skip
 
@@ -99,7 +99,6 @@ SHARED = {
     ("candidates", "in_batch_candidates", "infonce"): {
         "a positive per row though more is known": (
             "positives is None and exclude is None and not hidden", "True"),
-        "other exclusions forgotten": ("and exclude is None ", ""),
         "hidden negatives forgotten": (" and not hidden", ""),
     },
     ("scaling.tiling", "softmax_rows", "infonce"): {
@@ -107,7 +106,6 @@ SHARED = {
         "mask ignored": ("masked_logsumexp(scores, where)", "scores.logsumexp(-1)"),
     },
     ("scaling.tiling", "softmax_slopes", "infonce"): {
-        "positives summed": (" / positive.sum(-1, keepdim=True).clamp(min=1)", ""),
         "mask ignored": ("scores.masked_fill_(~where, torch.finfo(scores.dtype).min)", "pass"),
         "positives pushed": ("shape.sub_(shares)", "shape.add_(shares)"),
         "the largest share forgotten": (" - shape.amax(-1, keepdim=True).log()", ""),
