@@ -22,7 +22,7 @@ from .scaling.across_devices import gather as gathered
 from .scaling.across_devices import gather_sizes, rank_and_world
 from .scaling.tiling import product, reduce_rows, softmax_rows, softmax_slopes
 
-# %% ../nbs/core/50_candidates.ipynb #c2d7640e
+# %% ../nbs/core/50_candidates.ipynb #e4d345e6
 Similarity = Literal["cosine", "dot"]
 
 
@@ -32,7 +32,7 @@ def normalize(
     """Scale vectors to unit length, in float32 or float64."""
     x = as_float(x)
     squared = x.square().sum(-1, keepdim=True)
-    return x * torch.where(squared > 0, squared, torch.inf).rsqrt()
+    return x * squared.masked_fill(squared == 0, torch.inf).rsqrt()
 
 # %% ../nbs/core/50_candidates.ipynb #71a48d03
 def directions_of(

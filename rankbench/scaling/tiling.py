@@ -72,7 +72,7 @@ def product(
         return _Product.apply(left, right)
     return left @ right.mT
 
-# %% ../../nbs/scaling/10_tiling.ipynb #20a808b7
+# %% ../../nbs/scaling/10_tiling.ipynb #4e8d8753
 def row_weights(
     counted: Bool[Tensor, "b"] | None,  # False for rows that have nothing to learn from.
     like: Float[Tensor, "b ..."],  # Its dtype is that of the result.
@@ -83,6 +83,8 @@ def row_weights(
     """What the loss of each row is multiplied by before the rows are added up."""
     if reduction not in ("mean", "sum"):
         raise UnknownName("reduction", str(reduction), ("mean", "sum", "none"))
+    if weights is None and counted is None and not gather:  # the usual case, in one step
+        return like.new_full((len(like),), 1 if reduction == "sum" else 1 / max(1, len(like)))
     if weights is None:
         share = like.new_ones(len(like)) if counted is None else counted.to(like.dtype)
     else:

@@ -82,8 +82,8 @@ SHARED = {
                                          '"in_batch": mined, "hard": ~mined'),
     },
     ("candidates", "normalize", "infonce"): {
-        "not normalized": (" * torch.where(squared > 0, squared, torch.inf).rsqrt()", ""),
-        "no guard for zero vectors": ("torch.where(squared > 0, squared, torch.inf)", "squared"),
+        "not normalized": (" * squared.masked_fill(squared == 0, torch.inf).rsqrt()", ""),
+        "no guard for zero vectors": (".masked_fill(squared == 0, torch.inf)", ""),
         "halves kept": ("x = as_float(x)", "pass"),
     },
     ("candidates", "hard_columns", "infonce"): {
