@@ -7,7 +7,7 @@ __all__ = ['Similarity', 'Masks', 'Exclude', 'Hard', 'HARDNESS', 'DIRECTIONS', '
            'check_pairs', 'Candidates', 'duplicate_mask', 'Pairs', 'pairs_of', 'hard_columns', 'in_batch_candidates',
            'labelled_candidates', 'class_sizes', 'harden', 'directional_candidates']
 
-# %% ../nbs/core/50_candidates.ipynb #03942d85
+# %% ../nbs/core/50_candidates.ipynb #92130496
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,9 @@ from torch import Tensor
 from .core import UnknownName, as_float, check_mask, check_positive, check_shape
 from .scaling.across_devices import gather as gathered
 from .scaling.across_devices import gather_sizes, rank_and_world
-from .scaling.tiling import product, reduce_rows
+from .scaling.tiling import product, reduce_rows, softmax_rows, softmax_slopes
 
-# %% ../nbs/core/50_candidates.ipynb #70f45132
+# %% ../nbs/core/50_candidates.ipynb #e4d345e6
 Similarity = Literal["cosine", "dot"]
 
 
@@ -32,8 +32,7 @@ def normalize(
     """Scale vectors to unit length, in float32 or float64."""
     x = as_float(x)
     squared = x.square().sum(-1, keepdim=True)
-    scale = torch.where(squared > 0, squared, 1.0).rsqrt()
-    return torch.where(squared > 0, x * scale, x.new_zeros(()))
+    return x * squared.masked_fill(squared == 0, torch.inf).rsqrt()
 
 # %% ../nbs/core/50_candidates.ipynb #71a48d03
 def directions_of(
@@ -82,7 +81,7 @@ def check_pairs(
     if negatives_where is not None:
         check_mask("negatives_where", negatives_where, negatives.shape[:2], "negatives is")
 
-# %% ../nbs/core/50_candidates.ipynb #69125473
+# %% ../nbs/core/50_candidates.ipynb #8652722b
 Masks = tuple[Bool[Tensor, "r m"], Bool[Tensor, "r m"]]  # positive, where
 
 
@@ -96,6 +95,7 @@ class Candidates:
     masks: Callable[[slice], Masks]  # Of some rows.
     mined: Callable[[slice], Bool[Tensor, "r m"]] | None = None  # A row's own hard negatives.
     gather: bool = False  # Columns come from all processes.
+    targets: Int[Tensor, "b"] | None = None  # Each row's only positive, if nothing is hidden.
 
     def __iter__(self) -> Iterator[Tensor]:
         positive, where = self.masks(slice(0, len(self.left)))
@@ -109,15 +109,41 @@ class Candidates:
         **keywords: Any,  # weights, reduction, chunk_size: see `reduce_rows`.
     ) -> Float[Tensor, "..."]:
         """A loss of lists over all rows; gradients flow to the scores only."""
-        if counted is None:
-            counted = torch.ones(len(self.left), dtype=torch.bool, device=self.left.device)
         operands, values = [(self.left, self.right)], partial(_of_rows, fn, self.masks)
+        return reduce_rows(values, operands, counted, gather=self.gather, **keywords)
+
+    def cross_entropy(
+        self,
+        counted: Bool[Tensor, "b"] | None = None,  # False for rows without a positive.
+        **keywords: Any,  # weights, reduction, chunk_size: see `reduce_rows`.
+    ) -> Float[Tensor, "..."]:
+        """The softmax loss over all rows: what `reduce` makes of `softmax_rows`, but faster."""
+        operands, values = [(self.left, self.right)], _SoftmaxOfRows(self.masks, self.targets)
         return reduce_rows(values, operands, counted, gather=self.gather, **keywords)
 
 
 def _of_rows(fn: Callable, masks: Callable, scores: Sequence[Tensor], rows: slice) -> Tensor:
     """A loss of some rows of one matrix."""
     return fn(scores[0], *masks(rows), rows)
+
+# %% ../nbs/core/50_candidates.ipynb #dac41d74
+@no_type_check
+class _SoftmaxOfRows(NamedTuple):
+    """The softmax loss of some rows of one matrix, with its gradient."""
+
+    masks: Callable[[slice], Masks]
+    targets: Int[Tensor, "b"] | None
+
+    def known(self, rows: slice) -> tuple:
+        """What is positive, and what is a candidate, in the shortest form."""
+        return self.masks(rows) if self.targets is None else (self.targets[rows], None)
+
+    def __call__(self, scores: Sequence[Tensor], rows: slice) -> Tensor:
+        return softmax_rows(scores[0], *self.known(rows))
+
+    def slopes(self, scores: Sequence[Tensor], rows: slice) -> tuple[Tensor, list[Tensor]]:
+        values, slope = softmax_slopes(scores[0], *self.known(rows))
+        return values, [slope]
 
 # %% ../nbs/core/50_candidates.ipynb #0f57ddb2
 Exclude = Bool[Tensor, "b n"] | Int[Tensor, "b"] | Int[Tensor, "b ids"]
@@ -133,7 +159,7 @@ def duplicate_mask(
         same = same | (query_ids[:, None] == query_ids[None, :])
     return same & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
 
-# %% ../nbs/core/50_candidates.ipynb #862a49b4
+# %% ../nbs/core/50_candidates.ipynb #8c95ec89
 @no_type_check
 class Pairs(NamedTuple):
     """What is known about (row, column) pairs of a batch: own ones, and excluded ones."""
@@ -156,7 +182,9 @@ class Pairs(NamedTuple):
             hidden = (self.back if back else self.mask)[rows]
         elif self.ids is not None:
             here = self.ids[self.start + rows.start : self.start + rows.stop]
-            hidden = (here[:, None] == self.ids).any(-1)
+            hidden = here[:, :1] == self.ids[:, 0]
+            for k in range(1, self.ids.shape[1]):
+                hidden = hidden | (here[:, k, None] == self.ids[:, k])
         else:
             return None
         return hidden & ~self.own(rows)
@@ -199,7 +227,7 @@ def pairs_of(
         known |= {"ids": gathered(ids, sizes) if gather else ids}
     return Pairs(device=batch.device, **known)
 
-# %% ../nbs/core/50_candidates.ipynb #ad9dea75
+# %% ../nbs/core/50_candidates.ipynb #f4362d41
 def hard_columns(
     negatives: Float[Tensor, "b k dim"],
     negatives_where: Bool[Tensor, "b k"] | None,
@@ -210,8 +238,9 @@ def hard_columns(
     real = negatives_where
     if real is None:
         real = torch.ones(negatives.shape[:2], dtype=torch.bool, device=negatives.device)
-    # Padded slots may hold NaN, and 0 · NaN would reach the gradient through the product.
-    negatives = torch.where(real[..., None], negatives, 0.0).flatten(0, 1)
+    else:  # padded slots may hold NaN, and 0 · NaN would reach the gradient through the product
+        negatives = torch.where(real[..., None], negatives, 0.0)
+    negatives = negatives.flatten(0, 1)
     owners = torch.arange(pairs.size, device=negatives.device) + pairs.start
     owners, real = owners.repeat_interleave(real.shape[1]), real.flatten()
     if not gather:
@@ -242,7 +271,7 @@ def _in_batch_masks(
     seen = (owned if own_only else torch.ones_like(owned)) & real
     return torch.cat([positive, torch.zeros_like(seen)], 1), torch.cat([where, seen], 1)
 
-# %% ../nbs/core/50_candidates.ipynb #98fa4157
+# %% ../nbs/core/50_candidates.ipynb #3b787fc3
 def in_batch_candidates(
     queries: Float[Tensor, "b dim"],
     documents: Float[Tensor, "b dim"],  # Document i belongs to query i.
@@ -268,9 +297,13 @@ def in_batch_candidates(
         columns = torch.cat([columns, vectors])
     left, right = directions_of(queries, similarity), directions_of(columns, similarity)
     masks = partial(_in_batch_masks, pairs, positives, hard, own_negatives_only)
-    return Candidates(left / temperature, right, masks, partial(_mined, pairs, hard), gather)
+    targets, hidden = None, negatives_where is not None or (hard and own_negatives_only)
+    if positives is None and exclude is None and not hidden:
+        targets = torch.arange(pairs.size, device=pairs.device) + pairs.start
+    mined = partial(_mined, pairs, hard)
+    return Candidates(left / temperature, right, masks, mined, gather, targets)
 
-# %% ../nbs/core/50_candidates.ipynb #0210db42
+# %% ../nbs/core/50_candidates.ipynb #eec027d6
 def labelled_candidates(
     embeddings: Float[Tensor, "b dim"],
     labels: Int[Tensor, "b"],  # Equal ones belong together.
@@ -287,7 +320,9 @@ def labelled_candidates(
     check_positive("temperature", temperature, such_as=0.1)
     real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
     check_mask("where", real, labels.shape, "labels has")
-    vectors = directions_of(torch.where(real[:, None], embeddings, 0.0), similarity)
+    if where is not None:
+        embeddings = torch.where(real[:, None], embeddings, 0.0)
+    vectors = directions_of(embeddings, similarity)
     pairs, columns = pairs_of(embeddings, None, gather), (vectors, labels, real)
     every = [gathered(x) for x in columns] if gather else columns
     masks = partial(_labelled_masks, pairs, labels, real, *every[1:])

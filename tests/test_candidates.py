@@ -261,6 +261,40 @@ def test_duplicates_are_marked_off_the_diagonal():
     assert marked.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
 
 
+def test_the_column_of_the_positive_says_everything_where_nothing_is_hidden():
+    q, d, n, no = draw(3, 2), draw(3, 2, seed=1), draw(3, 1, 2, seed=2), torch.eye(3) < 0
+    assert in_batch_candidates(q, d).targets.tolist() == [0, 1, 2]
+    assert in_batch_candidates(q, d, negatives=n).targets.tolist() == [0, 1, 2]
+    for hides in ({"exclude": no}, {"exclude": torch.arange(3)}, {"positives": no},
+                  {"negatives": n, "negatives_where": no[:, :1]},
+                  {"negatives": n, "own_negatives_only": True}):  # fmt: skip
+        assert in_batch_candidates(q, d, **hides).targets is None, hides
+
+
+@given(masks())
+def test_the_softmax_loss_of_lists_is_that_of_their_scores(data):
+    size, k, real, positives, exclude, own_only = data
+    lists = in_batch_candidates(
+        draw(size, 3), draw(size, 3, seed=1), negatives=draw(size, k, 3, seed=2) if k else None,
+        negatives_where=tensor(real), positives=tensor(positives), exclude=tensor(exclude),
+        own_negatives_only=own_only,
+    )  # fmt: skip
+    scores, labels, where = lists
+    expected = scores.masked_fill(~where, -INF).logsumexp(1) - (scores * labels).sum(
+        1
+    ) / labels.sum(1)
+    for chunk_size in (None, 1, 2):
+        found = lists.cross_entropy(reduction="none", chunk_size=chunk_size)
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_mask_of_several_ids_is_that_of_any_of_them():
+    ids = torch.tensor([[1, 7], [2, 7], [1, 8], [3, 9]])
+    _, _, where = in_batch_candidates(draw(4, 2), draw(4, 2), exclude=ids)
+    same = (ids[:, None] == ids[None]).any(-1) & ~torch.eye(4, dtype=torch.bool)
+    assert torch.equal(where, ~same)
+
+
 def test_arguments_are_not_changed():
     negatives = torch.full((2, 1, 3), NAN)
     in_batch_candidates(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['infonce_values', 'infonce_loss']
 
-# %% ../../nbs/losses/50_contrastive.ipynb #a895eeff
+# %% ../../nbs/losses/50_contrastive.ipynb #136e4401
 from functools import partial
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..candidates import Candidates, Exclude, Similarity, harden, in_batch_candidates
 from ..cards import loss
 from ..core import Reduction, UnknownName, masked_logsumexp
-from ..scaling.tiling import ChunkSize
+from ..scaling.tiling import ChunkSize, softmax_rows
 
 # %% ../../nbs/losses/50_contrastive.ipynb #880423e8
 def _isolated(
@@ -31,7 +31,7 @@ def _isolated(
     contested = positive & negative.any(-1, keepdim=True)
     return torch.where(contested, costs, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
 
-# %% ../../nbs/losses/50_contrastive.ipynb #2a75b60b
+# %% ../../nbs/losses/50_contrastive.ipynb #5edabc8a
 def infonce_values(
     scores: Float[Tensor, "*lists items"],
     positive: Bool[Tensor, "*lists items"],  # At least one per list.
@@ -45,8 +45,7 @@ def infonce_values(
         return masked_logsumexp(scores, where) - masked_logsumexp(scores, positive)
     if multi_positive != "mean":
         raise UnknownName("multi_positive", str(multi_positive), ("mean", "union", "isolated"))
-    total = torch.where(positive, scores, 0.0).sum(-1)
-    return masked_logsumexp(scores, where) - total / positive.sum(-1).clamp(min=1)
+    return softmax_rows(scores, positive, where)
 
 # %% ../../nbs/losses/50_contrastive.ipynb #6d2c4420
 def _values(
@@ -58,7 +57,7 @@ def _values(
         scores = harden(scores, positive, lists.mined(rows), *weigh)
     return infonce_values(scores, positive, where, multi_positive)
 
-# %% ../../nbs/losses/50_contrastive.ipynb #d174bab4
+# %% ../../nbs/losses/50_contrastive.ipynb #a9b00f5c
 @loss(family="contrastive", signature="embeddings", labels="none", source="oord2018",
       use_when="Pairs of a query and its document, large batches; the default for a retriever.",
       avoid_when="Batches full of unmarked false negatives, or grades finer than yes and no.",
@@ -92,6 +91,8 @@ def infonce_loss(
         queries, documents, negatives=negatives, negatives_where=negatives_where, gather=gather,
         positives=positives, exclude=exclude, similarity=similarity, temperature=temperature,
     )  # fmt: skip
+    reduced = {"weights": weights, "reduction": reduction, "chunk_size": chunk_size}
+    if hardness is None and multi_positive == "mean":
+        return lists.cross_entropy(**reduced)
     weigh = (hardness, hardness_strength, temperature)
-    values = partial(_values, lists, weigh, multi_positive)
-    return lists.reduce(values, weights=weights, reduction=reduction, chunk_size=chunk_size)
+    return lists.reduce(partial(_values, lists, weigh, multi_positive), **reduced)

@@ -60,7 +60,7 @@ MUTANTS = {
         "similarity ignored": (", similarity=similarity", ""),
         "hardness ignored": ("weigh = (hardness,", "weigh = (None,"),
         "several positives always meant": ("weigh, multi_positive)", 'weigh, "mean")'),
-        "weights ignored": ("weights=weights, ", ""),
+        "weights ignored": ('"weights": weights, ', ""),
     },
 }  # fmt: skip
 
@@ -72,9 +72,6 @@ SHARED = {
         "sum over positives": (" / positive.sum(-1).clamp(min=1)", ""),
     },
     ("losses.contrastive", "infonce_values", "infonce"): {
-        "positives summed": (" / positive.sum(-1).clamp(min=1)", ""),
-        "mask ignored": ("    return masked_logsumexp(scores, where) - total",
-                         "    return scores.logsumexp(-1) - total"),
         "union over everything": ("masked_logsumexp(scores, positive)",
                                   "masked_logsumexp(scores, where)"),
     },
@@ -85,9 +82,8 @@ SHARED = {
                                          '"in_batch": mined, "hard": ~mined'),
     },
     ("candidates", "normalize", "infonce"): {
-        "not normalized": ("x * scale", "x"),
-        "no guard for zero vectors": ("torch.where(squared > 0, squared, 1.0).rsqrt()",
-                                      "squared.rsqrt()"),
+        "not normalized": (" * squared.masked_fill(squared == 0, torch.inf).rsqrt()", ""),
+        "no guard for zero vectors": (".masked_fill(squared == 0, torch.inf)", ""),
         "halves kept": ("x = as_float(x)", "pass"),
     },
     ("candidates", "hard_columns", "infonce"): {
@@ -100,9 +96,23 @@ SHARED = {
         "only the diagonal is positive": ("if positives is None else", "if True else"),
         "hard negatives are positive": ("torch.zeros_like(seen)", "torch.ones_like(seen)"),
     },
+    ("candidates", "in_batch_candidates", "infonce"): {
+        "a positive per row though more is known": (
+            "positives is None and exclude is None and not hidden", "True"),
+        "hidden negatives forgotten": (" and not hidden", ""),
+    },
+    ("scaling.tiling", "softmax_rows", "infonce"): {
+        "positives summed": (" / positive.sum(-1).clamp(min=1)", ""),
+        "mask ignored": ("masked_logsumexp(scores, where)", "scores.logsumexp(-1)"),
+    },
+    ("scaling.tiling", "softmax_slopes", "infonce"): {
+        "mask ignored": ("scores.masked_fill_(~where, torch.finfo(scores.dtype).min)", "pass"),
+        "positives pushed": ("shape.sub_(shares)", "shape.add_(shares)"),
+        "the largest share forgotten": (" - shape.amax(-1, keepdim=True).log()", ""),
+    },
     ("scaling.tiling", "reduce_rows", "infonce"): {
         "the weights of values": ("(values * share).sum()", "values.sum()"),
-        "tiles without weights": ("share.detach()", "torch.ones_like(share)"),
+        "tiles without weights": ("rows, share, *flat", "rows, share * 0 + 1, *flat"),
     },
     ("scaling.tiling", "row_weights", "infonce"): {
         "sum for mean": (" / torch.where(mass > 0, mass, 1)", ""),
@@ -112,7 +122,8 @@ SHARED = {
     ("scaling.tiling", "_sweep", "infonce"): {
         "only the last rows reach the columns": (".addmm_(slope.mT", ".zero_().addmm_(slope.mT"),
         "the columns of all rows": ("lefts[k][part])", "lefts[k][: part.stop - part.start])"),
-        "weights ignored": ("leaves, weights[part]", "leaves, torch.ones_like(weights[part])"),
+        "rows without weights": (".mul_(weights[part, None])", ""),
+        "columns without weights": ("weights[part, None] * lefts", "lefts"),
     },
 }  # fmt: skip
 
