@@ -250,11 +250,19 @@ def batches_table(record: dict[str, Any]) -> list[dict[str, str]]:
         })  # fmt: skip
     return lines
 
-# %% ../nbs/training/52_bench_batches.ipynb #ef985162
+# %% ../nbs/training/52_bench_batches.ipynb #c5a72d56
 def _high_water() -> int:
     """Bytes that this process has held at the most."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _held() -> int:
+    """Bytes that this process holds now; where nobody says, those it has held at the most."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return _high_water()
+    return int(pages.read_text("ascii").split()[1]) * resource.getpagesize()
 
 
 def _measure_here(loss: str, batch: int, dim: int, negatives: int, settings: dict) -> dict:
@@ -264,7 +272,7 @@ def _measure_here(loss: str, batch: int, dim: int, negatives: int, settings: dic
     case = BatchCase(loss, loss, (0, 0), settings, hard=negatives > 0)
     leaves = inputs_of(case, data)
     our_batch_step(case, random_batch(8, dim))()  # libraries allocate on their first call
-    before = _high_water()
+    before = _held()
     our_batch_step(case, data)()
     return {"inputs": sum(x.nbytes for x in leaves), "extra": _high_water() - before}
 

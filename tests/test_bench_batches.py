@@ -164,9 +164,9 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path):
 
 
 def test_tiles_take_less_than_the_table():
-    rows = [memory_of("infonce", 3072, 16, chunk_size=c) for c in (None, 64)]
+    rows = [memory_of("infonce", 6144, 16, chunk_size=c) for c in (None, 64)]
     assert rows[1]["extra"] < rows[1]["table"] < rows[0]["extra"]
-    assert memory_table(rows)[0]["one table of scores"] == "36"
+    assert memory_table(rows)[0]["one table of scores"] == "144"
 
 
 def test_a_loss_of_lists_has_no_batch():
