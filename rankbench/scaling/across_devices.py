@@ -32,7 +32,7 @@ def gather_sizes(
     dist.all_gather(list(sizes.split(1)), sizes.new_tensor([len(x)]))
     return sizes.tolist()
 
-# %% ../../nbs/scaling/30_across_devices.ipynb #8d89db55
+# %% ../../nbs/scaling/30_across_devices.ipynb #29657f9c
 _SENT_AS = {torch.bool: torch.uint8, torch.int16: torch.int32}  # not every backend sends these
 
 
@@ -49,7 +49,7 @@ def _exchange(x: Tensor, sizes: list[int]) -> Tensor:
         rows = torch.cat([piece[:size] for piece, size in zip(every, sizes, strict=True)])
     return rows.to(x.dtype)
 
-
+# %% ../../nbs/scaling/30_across_devices.ipynb #4e26a320
 class _Gather(torch.autograd.Function):
     """Rows of all processes; the gradient of a row is the sum of what all processes found."""
 
@@ -77,7 +77,7 @@ class _SumOwn(torch.autograd.Function):
     def backward(ctx, gradient):
         return _Gather.apply(gradient, ctx.sizes), None
 
-
+# %% ../../nbs/scaling/30_across_devices.ipynb #ca78e9ed
 def gather(
     x: Shaped[Tensor, "b *rest"],  # The rows of this process.
     sizes: list[int] | None = None,  # Rows of each process, where known; exchanged if None.
