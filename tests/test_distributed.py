@@ -5,6 +5,7 @@ data parallel training averages gradients over processes, so each has to find tw
 """
 
 import inspect
+import itertools
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -36,6 +37,8 @@ KEYWORDS = {
     ),
 }  # fmt: skip
 
+SLOTS = {"negatives", "negatives_where", "guide_negatives"}  # One for each hard negative.
+
 
 @dataclass(frozen=True)
 class Case:
@@ -58,7 +61,7 @@ class Case:
             for k, v in e.keywords.items()
         }
         if self.short and rank == len(self.sizes) - 1:
-            for name in ("negatives", "negatives_where"):
+            for name in keywords.keys() & SLOTS:
                 keywords[name] = keywords[name][:, :-1]
         data = tuple(x[rows] for x in e.data)
         return replace(self, example=replace(e, data=data, keywords=keywords))
@@ -92,7 +95,7 @@ def full_example(card: LossCard) -> BatchExample:
 
 
 def with_keywords(e: BatchExample, names: tuple[str, ...]) -> BatchExample:
-    chosen = {k: v for k, v in e.keywords.items() if k in names}
+    chosen = {k: v for k, v in e.keywords.items() if k.removeprefix("guide_") in names}
     ids = chosen.pop("exclude ids", None)
     if ids is not None and "exclude" not in chosen:
         chosen["exclude"] = ids
@@ -126,13 +129,13 @@ def cases(card: LossCard) -> dict[str, Case]:
         chosen = with_keywords(e, keywords)
         if len(keywords) == 1 and keywords[0].split()[0] not in chosen.keywords:
             continue
-        for reduction in ("mean", "sum", "none"):
-            if reduction == "none" and card.name in WHOLE:
-                continue
-            for chunk in chunks:
-                label = f"keywords: {name}, {reduction}, tiles of {chunk}"
-                settings = {"reduction": reduction, **tiled(chunk)}
-                found[label] = Case(card, chosen, settings, uneven)
+        reductions = ["mean"]
+        if name in ("nothing", "everything"):
+            reductions += ["sum"] if card.name in WHOLE else ["sum", "none"]
+        for reduction, chunk in itertools.product(reductions, chunks):
+            label = f"keywords: {name}, {reduction}, tiles of {chunk}"
+            settings = {"reduction": reduction, **tiled(chunk)}
+            found[label] = Case(card, chosen, settings, uneven)
     for sizes in ((1, size - 1), (size - 1, 1), (size, 0), (0, size)):
         for chunk in chunks:
             label = f"sizes: {sizes}, tiles of {chunk}"
