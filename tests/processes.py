@@ -4,6 +4,7 @@ A module has `JOBS: dict[str, Callable[[], Any]]`. Every process runs all of the
 that fails is reported under its name, and the others go on.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -18,11 +19,23 @@ import torch
 import torch.distributed as dist
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = timedelta(seconds=30)  # With a process that does not take part in an exchange.
+PATIENCE = timedelta(seconds=20)  # With a process that does not take part in an exchange.
+
+
+def wait_for(paths: list[Path], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not all(p.exists() for p in paths):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def join(folder: Path, attempt: int, rank: int, world: int) -> None:
-    """A new group; files, because a free port now may be taken a moment later."""
+    """A new group, once everybody is there; files, because a free port may be taken by then."""
+    here = [folder / f"ready{attempt}-{r}" for r in range(world)]
+    here[rank].touch()
+    assert wait_for(here, 200), "the others did not come"
     address = (folder / f"meet{attempt}").resolve().as_uri()
     dist.init_process_group(
         "gloo", init_method=address, rank=rank, world_size=world, timeout=PATIENCE
@@ -30,19 +43,24 @@ def join(folder: Path, attempt: int, rank: int, world: int) -> None:
     dist.barrier()  # connected from here on: who leaves is noticed at once
 
 
+def attempted(job) -> tuple[str, object]:
+    """What a job returned, or how it failed here; no reference to the group survives."""
+    try:
+        return "ok", job()
+    except Exception:
+        return "error", f"process {dist.get_rank()}: {traceback.format_exc(-3)}"
+
+
 def work(module: str, folder: Path, rank: int, world: int) -> None:
     """All jobs in this process; a failure anywhere ends the job, and the group, everywhere."""
     torch.set_num_threads(1)
-    results = {}
-    attempt = 0
+    jobs, results, attempt = importlib.import_module(module).JOBS, {}, 0
     join(folder, attempt, rank, world)
-    for name, job in importlib.import_module(module).JOBS.items():
-        try:
-            results[name] = ("ok", job())
-            dist.barrier()  # the others may have failed
-        except Exception:
-            results.setdefault(name, ("error", f"process {rank}: {traceback.format_exc(-3)}"))
+    for name, job in jobs.items():
+        results[name] = attempted(job)
+        if results[name][0] == "error" or attempted(dist.barrier)[0] == "error":
             attempt += 1
+            gc.collect()
             dist.destroy_process_group()
             join(folder, attempt, rank, world)
     torch.save(results, folder / f"rank{rank}.pt")
@@ -85,10 +103,7 @@ def run_once(module: str, tmp_path_factory, world: int = 2) -> list[dict]:
     try:
         folder.mkdir()
     except FileExistsError:  # another worker is at it
-        end = time.monotonic() + 300
-        while not (folder / "done").exists() and time.monotonic() < end:
-            time.sleep(0.2)
-        assert (folder / "done").exists(), f"no results of {module} by another worker"
+        assert wait_for([folder / "done"], 300), f"no results of {module} by another worker"
         return [torch.load(folder / f"rank{r}.pt", weights_only=False) for r in range(world)]
     try:
         return run(module, folder, world)

@@ -106,7 +106,7 @@ class _RowTiles(torch.autograd.Function):
 def _sweep(fn, rows, weights, operands, wanted):
     """Values of all rows, and the gradient of each operand that is wanted."""
     lefts, rights = operands[::2], operands[1::2]
-    values, count = [lefts[0].new_zeros(0)], len(lefts[0])
+    values, count = [], len(lefts[0])
     gradients = [torch.zeros_like(x) if w else None for x, w in zip(operands, wanted, strict=True)]
     with torch.autocast(lefts[0].device.type, enabled=False):
         for start in range(0, count, rows):
