@@ -87,7 +87,7 @@ def full_example(card: LossCard) -> BatchExample:
     more = {
         "positives": rare[0],
         "exclude": rare[1],
-        "exclude ids": torch.arange(size) % 3,
+        "exclude ids": torch.tensor([5, 7, 5, 7, 5, 9])[:size],
         "weights": torch.linspace(0.5, 2, size, dtype=torch.float64),
     }
     more = {k: v for k, v in more.items() if k.split()[0] in card.settings}
@@ -237,7 +237,7 @@ def close(actual, expected):
 def compare(parts: list, case: Case) -> None:
     """The outcome of the processes beside one process on the whole batch."""
     value, gradients, slopes = case.run()
-    rows = case.settings.get("reduction") == "none"
+    rows = value.ndim > 0  # of this process; no reduction has put in a factor
     if rows:
         close(torch.cat([p[0] for p in parts]), value)
     else:
