@@ -168,6 +168,7 @@ class Pairs(NamedTuple):
     start: int  # the number of its first row in the whole batch,
     total: int  # and the rows of all processes.
     device: torch.device
+    sizes: list[int] | None = None  # Rows of each process.
     mask: Bool[Tensor, "b n"] | None = None
     back: Bool[Tensor, "b n"] | None = None  # The same, with rows and columns exchanged.
     ids: Int[Tensor, "n ids"] | None = None
@@ -204,19 +205,21 @@ def pairs_of(
     batch: Shaped[Tensor, "b *rest"],  # Anything with a row per pair.
     exclude: Exclude | None = None,
     gather: bool = False,
+    back: bool = True,  # Also with rows and columns exchanged; False saves an exchange of masks.
 ) -> Pairs:
     """Where the pairs of this process stand in the batch, and which of them are excluded."""
     sizes, rank = [len(batch)], 0
     if gather:
         sizes, (rank, _) = gather_sizes(batch), rank_and_world()
-    known = {"size": len(batch), "start": sum(sizes[:rank]), "total": sum(sizes)}
+    known = {"size": len(batch), "start": sum(sizes[:rank]), "total": sum(sizes), "sizes": sizes}
     if exclude is None:
         pass
     elif exclude.dtype == torch.bool:
         check_mask("exclude", exclude, (len(batch), known["total"]), "the batch needs")
-        everything = gathered(exclude, sizes) if gather else exclude
-        columns = slice(known["start"], known["start"] + known["size"])
-        known |= {"mask": exclude, "back": everything[:, columns].T}
+        known["mask"] = exclude
+        if back:
+            every = gathered(exclude, sizes) if gather else exclude
+            known["back"] = every[:, known["start"] : known["start"] + known["size"]].T
     elif exclude.is_floating_point() or exclude.ndim > 2 or len(exclude) != len(batch):
         raise ValueError(
             f"exclude has shape {tuple(exclude.shape)} and dtype {exclude.dtype}; expected a mask "
@@ -288,10 +291,10 @@ def in_batch_candidates(
     """The lists that a batch of pairs makes."""
     check_pairs(queries, documents, negatives, negatives_where)
     check_positive("temperature", temperature, such_as=0.05)
-    pairs = pairs_of(queries, exclude, gather)
+    pairs = pairs_of(queries, exclude, gather, back=False)
     if positives is not None:
         check_mask("positives", positives, (pairs.size, pairs.total), "the batch needs")
-    columns, hard = gathered(documents) if gather else documents, None
+    columns, hard = gathered(documents, pairs.sizes) if gather else documents, None
     if negatives is not None:
         vectors, *hard = hard_columns(negatives, negatives_where, pairs, gather)
         columns = torch.cat([columns, vectors])
@@ -324,7 +327,7 @@ def labelled_candidates(
         embeddings = torch.where(real[:, None], embeddings, 0.0)
     vectors = directions_of(embeddings, similarity)
     pairs, columns = pairs_of(embeddings, None, gather), (vectors, labels, real)
-    every = [gathered(x) for x in columns] if gather else columns
+    every = [gathered(x, pairs.sizes) for x in columns] if gather else columns
     masks = partial(_labelled_masks, pairs, labels, real, *every[1:])
     return Candidates(vectors / temperature, every[0], masks, None, gather)
 
@@ -344,8 +347,11 @@ def class_sizes(
 ) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
     """Positives and negatives of each row; 0 and 0 for padding."""
     real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    columns = gathered(labels)[gathered(real)] if gather else labels[real]
-    columns = columns.sort().values
+    columns, seen = labels, real
+    if gather:
+        sizes = gather_sizes(labels)
+        columns, seen = gathered(labels, sizes), gathered(real, sizes)
+    columns = columns[seen].sort().values
     alike = torch.searchsorted(columns, labels, right=True) - torch.searchsorted(columns, labels)
     return torch.where(real, alike - 1, 0), torch.where(real, len(columns) - alike, 0)
 
@@ -414,7 +420,7 @@ def directional_candidates(
         "query": directions_of(queries, similarity),
         "doc": directions_of(documents, similarity),
     }
-    every = {k: gathered(x) if gather else x for k, x in side.items()}
+    every = {k: gathered(x, pairs.sizes) if gather else x for k, x in side.items()}
     hard = None
     if negatives is not None:
         vectors, *hard = hard_columns(negatives, negatives_where, pairs, gather)

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ..core import as_float
+
 # %% ../../nbs/scaling/30_across_devices.ipynb #792a8320
 def rank_and_world() -> tuple[int, int]:
     """The number of this process and how many there are; (0, 1) outside of `torchrun`."""
@@ -22,46 +24,74 @@ def rank_and_world() -> tuple[int, int]:
 def gather_sizes(
     x: Shaped[Tensor, "b *rest"],
 ) -> list[int]:
-    """How many rows each process holds."""
+    """How many rows each process holds; waits for all of them."""
     _, world = rank_and_world()
-    sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world)]
-    if world > 1:
-        dist.all_gather(sizes, torch.tensor(len(x), device=x.device))
-        return torch.stack(sizes).tolist()
-    return [len(x)]
+    if world == 1:
+        return [len(x)]
+    sizes = torch.empty(world, dtype=torch.long, device=x.device)
+    dist.all_gather(list(sizes.split(1)), sizes.new_tensor([len(x)]))
+    return sizes.tolist()
 
-# %% ../../nbs/scaling/30_across_devices.ipynb #8d89db55
+# %% ../../nbs/scaling/30_across_devices.ipynb #29657f9c
+_SENT_AS = {torch.bool: torch.uint8, torch.int16: torch.int32}  # not every backend sends these
+
+
+def _exchange(x: Tensor, sizes: list[int]) -> Tensor:
+    """Rows of all processes, without a gradient."""
+    sent = x.to(_SENT_AS.get(x.dtype, x.dtype))
+    longest = max(sizes)
+    padded = sent.new_zeros(longest, *x.shape[1:])
+    padded[: len(x)] = sent
+    every = padded.new_empty(len(sizes), *padded.shape)
+    dist.all_gather(list(every.unbind()), padded)
+    rows = every.flatten(0, 1)
+    if min(sizes) < longest:
+        rows = torch.cat([piece[:size] for piece, size in zip(every, sizes, strict=True)])
+    return rows.to(x.dtype)
+
+# %% ../../nbs/scaling/30_across_devices.ipynb #4e26a320
 class _Gather(torch.autograd.Function):
     """Rows of all processes; the gradient of a row is the sum of what all processes found."""
 
     @staticmethod
     def forward(ctx, x, sizes):
-        rank, _ = rank_and_world()
-        ctx.start, ctx.size = sum(sizes[:rank]), sizes[rank]
-        padded = x.new_zeros(max(sizes), *x.shape[1:])
-        padded[: len(x)] = x
-        pieces = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(pieces, padded)
-        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+        ctx.sizes = sizes
+        return _exchange(x, sizes)
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient[ctx.start : ctx.start + ctx.size], None
+        return _SumOwn.apply(gradient, ctx.sizes), None
 
 
+class _SumOwn(torch.autograd.Function):
+    """The rows of this process, summed over processes: the transpose of `_Gather`."""
+
+    @staticmethod
+    def forward(ctx, every, sizes):
+        ctx.sizes, (rank, _) = sizes, rank_and_world()
+        total = as_float(every).clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.split(sizes)[rank].to(every.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Gather.apply(gradient, ctx.sizes), None
+
+# %% ../../nbs/scaling/30_across_devices.ipynb #ca78e9ed
 def gather(
     x: Shaped[Tensor, "b *rest"],  # The rows of this process.
-    sizes: list[int] | None = None,  # Rows of each process; exchanged if None.
+    sizes: list[int] | None = None,  # Rows of each process, where known; exchanged if None.
 ) -> Shaped[Tensor, "n *rest"]:  # The rows of all processes, in the order of their numbers.
     """Rows of all processes, with a gradient; `x` itself where there is one process."""
-    if rank_and_world()[1] == 1:
+    rank, world = rank_and_world()
+    if world == 1:
         return x
-    sizes = gather_sizes(x) if sizes is None else sizes
-    if x.dtype == torch.bool:  # not every backend sends booleans
-        return _Gather.apply(x.to(torch.uint8), sizes).bool()
-    return _Gather.apply(x, sizes)
+    sizes = gather_sizes(x) if sizes is None else list(sizes)
+    if len(sizes) != world or sizes[rank] != len(x):
+        raise ValueError(
+            f"sizes is {sizes}; expected the rows of {world} processes, {len(x)} of process {rank}."
+        )
+    return _Gather.apply(x, sizes) if any(sizes) else x
 
 # %% ../../nbs/scaling/30_across_devices.ipynb #38367c44
 def mean_over_processes(
@@ -69,8 +99,8 @@ def mean_over_processes(
 ) -> Shaped[Tensor, ""]:
     """The mean of one number over all processes."""
     _, world = rank_and_world()
-    if world == 1:
-        return x
     total = x.detach().clone()
+    if world == 1:
+        return total
     dist.all_reduce(total)
     return total / world
