@@ -6,7 +6,7 @@
 __all__ = ['cut_items', 'cut_tokens', 'count_items', 'take', 'token_lengths', 'random_state', 'set_random_state', 'precision',
            'GradCache']
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #f3f4b694
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #e1858832
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +19,6 @@ from torch.nn.functional import pad
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils._pytree import tree_flatten, tree_unflatten
-
-from ..core import check_positive
 
 # %% ../../nbs/scaling/20_gradient_caching.ipynb #0c29309e
 def cut_items(
@@ -127,6 +125,17 @@ def _lengths_of(batch: Any, lengths: Callable) -> list[int]:
     if len(found) != count:
         raise ValueError(f"lengths returned {len(found)} numbers for {count} items.")
     return found
+
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #7e1646ae
+def _check_limits(**limits: int | None) -> None:
+    """Raise a ValueError unless there is one limit, above 0."""
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if len(given) != 1:
+        raise ValueError(f"{given or 'no limit'} was given; expected max_items or max_tokens.")
+    for name, limit in given.items():
+        if limit <= 0:
+            such_as = {"max_items": 32, "max_tokens": 8192}[name]
+            raise ValueError(f"{name} is {limit}; expected a number above 0, such as {such_as}.")
 
 # %% ../../nbs/scaling/20_gradient_caching.ipynb #17b6eaaf
 def random_state() -> dict[str, Any]:
@@ -368,7 +377,7 @@ def _total(value: Any) -> Tensor | dict[str, Tensor]:
     parts = {name: part.detach() for name, part in named.items()}
     return {"loss": sum(named.values()), **parts} if isinstance(value, Mapping) else value
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #75bf4487
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #e944c16d
 class GradCache:
     """A loss of a whole batch whose encoder sees a piece of it at a time."""
 
@@ -381,12 +390,7 @@ class GradCache:
         max_tokens: int | None = None,  # ... or longest · items of a piece.
         lengths: Callable[[Any], Sequence[int]] = token_lengths,  # Tokens of each item of a batch.
     ):
-        limits = {"max_items": max_items, "max_tokens": max_tokens}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        if len(given) != 1:
-            raise ValueError(f"{given or 'no limit'} was given; expected max_items or max_tokens.")
-        for name, limit in given.items():
-            check_positive(name, limit, such_as=32 if name == "max_items" else 8192)
+        _check_limits(max_items=max_items, max_tokens=max_tokens)
         self.loss_fn, self.encode_fns, self.lengths = loss_fn, encode_fns, lengths
         self.max_items, self.max_tokens = max_items, max_tokens
 
