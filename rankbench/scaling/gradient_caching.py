@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #0c29309e
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #663de0ef
 def cut_items(
     count: int,
     max_items: int,
@@ -42,7 +42,18 @@ def cut_tokens(
         start += fit
     return order, pieces
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #0e75f4fa
+
+def _check_limits(**limits: int | None) -> None:
+    """Raise a ValueError unless there is one limit, above 0."""
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if len(given) != 1:
+        raise ValueError(f"{given or 'no limit'} was given; expected max_items or max_tokens.")
+    for name, limit in given.items():
+        if limit <= 0:
+            such_as = {"max_items": 32, "max_tokens": 8192}[name]
+            raise ValueError(f"{name} is {limit}; expected a number above 0, such as {such_as}.")
+
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #33063689
 def _sizes(batch: Any, name: str = "input") -> Iterator[tuple[str, int]]:
     """The parts of a batch that are cut, and their first axes."""
     if isinstance(batch, Mapping | tuple):
@@ -69,7 +80,7 @@ def count_items(
         )
     return next(iter(sizes.values()))
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #bea64014
+
 def take(
     batch: Any,  # A tensor, a list, or a dict or tuple of those.
     which: slice | list[int],  # Items.
@@ -85,7 +96,7 @@ def take(
         return batch[which] if isinstance(which, slice) else [batch[i] for i in which]
     return batch
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #b21331da
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #458839b6
 def _widths(batch: Any) -> list[int] | None:
     """Columns up to the last real token of each item, from an attention mask."""
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
@@ -117,7 +128,7 @@ def token_lengths(
         "lengths=, a function from a batch to its lengths, or use max_items."
     )
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #9aab87ed
+
 def _lengths_of(batch: Any, lengths: Callable) -> list[int]:
     """The tokens of each item; a ValueError where there is not one number per item."""
     count, found = count_items(batch), lengths(batch)
@@ -125,17 +136,6 @@ def _lengths_of(batch: Any, lengths: Callable) -> list[int]:
     if len(found) != count:
         raise ValueError(f"lengths returned {len(found)} numbers for {count} items.")
     return found
-
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #7e1646ae
-def _check_limits(**limits: int | None) -> None:
-    """Raise a ValueError unless there is one limit, above 0."""
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-    if len(given) != 1:
-        raise ValueError(f"{given or 'no limit'} was given; expected max_items or max_tokens.")
-    for name, limit in given.items():
-        if limit <= 0:
-            such_as = {"max_items": 32, "max_tokens": 8192}[name]
-            raise ValueError(f"{name} is {limit}; expected a number above 0, such as {such_as}.")
 
 # %% ../../nbs/scaling/20_gradient_caching.ipynb #17b6eaaf
 def random_state() -> dict[str, Any]:
@@ -166,7 +166,7 @@ def precision() -> list[tuple[str, torch.dtype, bool]]:
     kinds = [kind for kind in kinds if torch.amp.is_autocast_available(kind)]
     return [(k, torch.get_autocast_dtype(k), torch.is_autocast_enabled(k)) for k in kinds]
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #44b63b90
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #078d0b50
 @dataclass
 class _Piece:
     """Some items of one side, and what it takes to encode them twice alike."""
@@ -205,7 +205,7 @@ class _Piece:
             pairs = [(x, g) for x, g in pairs if g is not None and x.requires_grad]
             torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #d7382764
+
 def _check_leaves(leaves: Sequence[Any], size: int) -> None:
     """Raise a ValueError where a representation does not have one row per item."""
     for leaf in leaves:
@@ -267,7 +267,7 @@ def _widen(x: Tensor, sizes: list[int]) -> Tensor:
     lacks = [size - here for size, here in zip(sizes, x.shape[1:], strict=True)]
     return pad(x, [n for lack in reversed(lacks) for n in (0, lack)]) if any(lacks) else x
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #d4ff685c
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #f0d81159
 @contextmanager
 def _reducing(modules: Mapping[DDP, bool]) -> Iterator[None]:
     """Let data parallel modules average gradients, or not."""
@@ -306,7 +306,7 @@ def _without_reduction(pieces: Sequence[_Piece]) -> Iterator[None]:
     for piece in trained:
         piece.reduces = {m: was and last.get(m) is piece for m, was in seen.items()}
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #fcf9f364
+
 def _check_outside() -> None:
     """Raise a ValueError inside of the forward of a data parallel module."""
     if getattr(DDP, "_active_ddp_module", None) is not None:
@@ -316,7 +316,7 @@ def _check_outside() -> None:
             "wrapped encoder to GradCache."
         )
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #b7027ecd
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #c829d14a
 @dataclass
 class _Side:
     """The representations of one side, piece by piece."""
@@ -346,7 +346,7 @@ class _Side:
             leaves = [take(leaf, back) for leaf in leaves]
         return tree_unflatten(leaves, self.nesting)
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #6b759508
+
 def _connect(sides: Sequence[_Side]) -> None:
     """Make the leaves that need a gradient outputs of one replay."""
     each = [pair for side in sides for pair in zip(side.pieces, side.leaves, strict=True)]
