@@ -546,6 +546,18 @@ def test_inputs_that_are_learned_get_their_gradient():
     torch.testing.assert_close(prompt.grad, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_later_piece_may_need_no_gradient():
+    """As where an encoder leaves out its layers at random."""
+    encoder, q = make_encoder(dropout=0.0), make_batch(8, WIDTH)
+
+    def encode(x):
+        return encoder(x) if torch.equal(x[0], q[0]) else encoder(x).detach()
+
+    plain = step([encoder], lambda: flops_regularizer(in_pieces(encode, q, 4)))
+    cached = step([encoder], lambda: GradCache(flops_regularizer, encode, max_items=4)(q))
+    torch.testing.assert_close(cached, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_arrive_by_backward_only():
     """`autograd.grad` says so, and does not return zeros."""
     encoder = make_encoder()

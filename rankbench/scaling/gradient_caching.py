@@ -203,7 +203,8 @@ class _Piece:
             if reduces:  # every parameter has to take part
                 pairs = [(x, torch.zeros_like(x) if g is None else g) for x, g in pairs]
             pairs = [(x, g) for x, g in pairs if g is not None and x.requires_grad]
-            torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+            if pairs:
+                torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
 
 
 def _check_leaves(leaves: Sequence[Any], size: int) -> None:
