@@ -15,7 +15,7 @@ ROWS = {
     "core": 0,
     "cards": 1, "metrics": 1, "scaling": 1,
     "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
-    "candidates": 2,
+    "candidates": 2, "embedding_metrics": 2,
     "losses": 3,
     "checks": 4, "plots": 4, "systems": 4, "peers": 4,
     "models": 5, "data": 5, "recipes": 5, "records": 5,
@@ -32,6 +32,8 @@ ALLOWED = {
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
+    ("losses.two_views", "losses.bidirectional"): "the symmetric loss is two of its directions",
+    ("losses.two_views", "losses.contrastive"): "N-pairs is InfoNCE on dot products",
 }
 LAZY = {
     ("cards", "losses"),
