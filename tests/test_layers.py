@@ -33,7 +33,7 @@ ALLOWED = {
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
     ("losses.two_views", "losses.bidirectional"): "the symmetric loss is two of its directions",
-    ("losses.two_views", "losses.contrastive"): "N-pairs is InfoNCE on dot products",
+    ("losses.npairs", "losses.contrastive"): "N-pairs is InfoNCE on dot products",
 }
 LAZY = {
     ("cards", "losses"),

@@ -31,7 +31,8 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
-from rankbench.losses.two_views import npairs_loss, ntxent_loss, symmetric_infonce_loss
+from rankbench.losses.two_views import ntxent_loss, symmetric_infonce_loss
+from rankbench.losses.npairs import npairs_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 
