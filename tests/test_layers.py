@@ -16,6 +16,7 @@ ROWS = {
     "cards": 1, "metrics": 1, "scaling": 1,
     "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
     "candidates": 2, "late_interaction": 2,
+    "candidates": 2, "embedding_metrics": 2,
     "losses": 3,
     "checks": 4, "plots": 4, "systems": 4, "peers": 4,
     "models": 5, "data": 5, "recipes": 5, "records": 5,
@@ -38,6 +39,8 @@ ALLOWED = {
     ("losses.angle", "losses.cosent"): "AnglE is CoSENT on another similarity",
     ("losses.conan", "losses.contrastive"): "Conan is InfoNCE plus CoSENT",
     ("losses.conan", "losses.cosent"): "Conan is InfoNCE plus CoSENT",
+    ("losses.two_views", "losses.bidirectional"): "the symmetric loss is two of its directions",
+    ("losses.npairs", "losses.contrastive"): "N-pairs is InfoNCE on dot products",
 }
 LAZY = {
     ("bench", "cli"),

@@ -30,11 +30,13 @@ from rankbench.losses.sorting import neuralsort_loss
 from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
+from rankbench.losses.two_views import ntxent_loss, symmetric_infonce_loss
+from rankbench.losses.npairs import npairs_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.circle import circle_loss, class_circle_loss
 from rankbench.losses.cosent import cosent_loss
-from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.angle import angle_loss
+from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.guided import gist_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
@@ -85,12 +87,15 @@ __all__ = [
     "neural_ndcg_loss",
     "softrank_loss",
     "infonce_loss",
+    "ntxent_loss",
+    "symmetric_infonce_loss",
+    "npairs_loss",
     "bidirectional_infonce_loss",
     "circle_loss",
     "class_circle_loss",
     "cosent_loss",
-    "submodular_loss",
     "angle_loss",
+    "submodular_loss",
     "gist_loss",
     "soft_label_alignment_loss",
     "kl_loss",

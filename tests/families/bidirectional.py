@@ -149,13 +149,7 @@ SHARED = {
 
 # Numbers of other libraries ----------------------------------------------------------------------
 
-CLIP = {"directions": ("query_to_doc", "doc_to_query"), "partition": "per_direction"}
-
 CASES = {
-    "st.mnrl.symmetric": Case("bidirectional_infonce", on_pairs(**CLIP)),
-    "st.mnrl.symmetric.hardneg": Case("bidirectional_infonce", on_pairs(**CLIP)),
-    "openclip.clip": Case("bidirectional_infonce", on_pairs(similarity="dot", **CLIP)),
-    "openclip.hard.clip.s20": Case("bidirectional_infonce", on_pairs(similarity="dot", **CLIP)),
     "st.mnrl.gte": Case("bidirectional_infonce", on_pairs(), atol=2e-6),
     "st.mnrl.gte.hardneg": Case("bidirectional_infonce", on_pairs()),
     "st.mnrl.dot.scale1.gte.hardneg": Case(
@@ -169,19 +163,13 @@ CASES = {
         on_pairs(temperature=0.5, mask_own_negatives=False),
         because="the draft hides only the document itself from doc_to_doc",
     ),
-    "pml.selfsup.ntxent": Case("bidirectional_infonce", both_views(temperature=0.5)),
-    "pml.hard.selfsup.ntxent": Case("bidirectional_infonce", both_views(temperature=0.5)),
-    "pml.ntxent.T0.5": Case("bidirectional_infonce", both_views(temperature=0.5)),
     "pml.supcon.T0.5": Case("bidirectional_infonce", both_views(temperature=0.5)),
     "pml.supcon": Case("bidirectional_infonce", both_views(temperature=0.1)),
 }
 
 # The golden families of these losses.
 FAMILIES = {
-    "Symmetric InfoNCE",
     "Joint bidirectional InfoNCE",
     "GTE improved contrastive",
-    "Symmetric InfoNCE (NT-Xent)",
-    "NT-Xent",
     "SupCon",
 }
