@@ -30,6 +30,7 @@ from rankbench.losses.sorting import neuralsort_loss
 from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
+from rankbench.losses.sigmoid_contrastive import bixse_loss, siglip_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
@@ -79,6 +80,8 @@ __all__ = [
     "neural_ndcg_loss",
     "softrank_loss",
     "infonce_loss",
+    "siglip_loss",
+    "bixse_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
     "margin_mse_loss",
