@@ -31,6 +31,11 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.sigmoid_contrastive import bixse_loss, siglip_loss
+from rankbench.losses.in_batch_lists import (
+    in_batch_psl_loss,
+    localized_contrastive_loss,
+    score_based_in_batch_loss,
+)
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
@@ -82,6 +87,9 @@ __all__ = [
     "infonce_loss",
     "siglip_loss",
     "bixse_loss",
+    "score_based_in_batch_loss",
+    "localized_contrastive_loss",
+    "in_batch_psl_loss",
     "bidirectional_infonce_loss",
     "kl_loss",
     "margin_mse_loss",

@@ -42,13 +42,13 @@ def _yes_or_no(
     side = 2 * positive.to(scores.dtype) - 1  # z
     return -torch.where(where, logsigmoid(side * scores), 0.0).sum(-1)
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #ee951c1e
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #8200ddab
 @loss(family="contrastive", signature="embeddings", labels="none", source="zhai2023",
       use_when="Pairs; small batches, or batches over many devices; scores as probabilities.",
       avoid_when="Only the order of candidates matters, and they are hard to tell apart.",
       time="b²", memory="b", aliases=("sigmoid_contrastive",),
       laws={"nonnegative", "pulls_up_positives"},
-      elsewhere={"open_clip": "SigLipLoss; of normalized vectors, scale 1/temperature"})  # fmt: skip
+      elsewhere={"open_clip": "SigLipLoss; normalized vectors, scale 1/temperature"})  # fmt: skip
 def siglip_loss(
     queries: Float[Tensor, "b dim"],
     documents: Float[Tensor, "b dim"],  # Document i belongs to query i.

@@ -121,7 +121,7 @@ MUTANTS = {
 SHARED = {
     ("losses.sigmoid_contrastive", "_yes_or_no", "siglip"): {
         "sign flipped": ("return -torch", "return torch"),
-        "sides exchanged": ("2 * positive.to(scores.dtype) - 1", "1 - 2 * positive.to(scores.dtype)"),
+        "sides exchanged": ("2 * positive.to(scores.dtype) - 1", "1 - 2 * positive.double()"),
         "mask ignored": ("torch.where(where, logsigmoid(side * scores), 0.0)",
                          "logsigmoid(side * scores)"),
         "mean over candidates": (".sum(-1)", ".mean(-1)"),
