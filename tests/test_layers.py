@@ -32,6 +32,11 @@ ALLOWED = {
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
+    (
+        "losses.in_batch_lists",
+        "losses.contrastive",
+    ): "a group of a retriever has the softmax values",
+    ("losses.in_batch_lists", "losses.psl"): "PSL on a batch has the activations of PSL on a list",
 }
 LAZY = {
     ("cards", "losses"),

@@ -85,7 +85,7 @@ def listed_candidates(
     masks = partial(_listed_masks, pairs, owners, columns, best, worse)
     return Candidates(left / temperature, right, masks, None, gather)
 
-# %% ../../nbs/losses/56_in_batch_lists.ipynb #6b55c3c4
+# %% ../../nbs/losses/56_in_batch_lists.ipynb #ed14d041
 def _sampled_masks(
     lists: Candidates,
     keys: Float[Tensor, "b m"],  # Random numbers.
@@ -106,13 +106,14 @@ def sample_negatives(
     generator: torch.Generator | None = None,
 ) -> Candidates:
     """The same lists with at most `count` random negatives each."""
-    check_positive("max_negatives", count)
+    if count < 1:
+        raise ValueError(f"max_negatives is {count}; expected a number above 0, or None for all.")
     size, device = (len(lists.left), len(lists.right)), lists.left.device
     keys = torch.rand(size, generator=generator, device=device)
     masks = partial(_sampled_masks, lists, keys, count)
     return Candidates(lists.left, lists.right, masks, None, lists.gather)
 
-# %% ../../nbs/losses/56_in_batch_lists.ipynb #c04e19dd
+
 def _softmax_values(
     scores: Float[Tensor, "r m"],
     positive: Bool[Tensor, "r m"],
