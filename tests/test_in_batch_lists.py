@@ -124,6 +124,15 @@ def test_the_first_of_equally_good_documents_is_the_positive():
     }
 
 
+def test_a_list_of_padding_has_no_positive_and_gives_no_candidates():
+    where = torch.tensor([[True, True], [False, False]])
+    vectors, labels = torch.ones(2, 2, 3), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    lists = listed_candidates(vectors[:, 0], vectors, labels, where=where)
+    _, positive, candidates = lists
+    assert positive.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    assert candidates.tolist() == [[True, True, False, False], [True, True, False, False]]
+
+
 def test_teacher_scores_may_be_negative():
     assert selected([[-5.0, -3.0]], 1.0) == {"pos": [1], "neg": [0]}
 

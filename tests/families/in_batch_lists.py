@@ -142,17 +142,12 @@ SHARED = {
         "worse by more": (">= min_target_diff", "> min_target_diff"),
         "best among padding": ("torch.where(real, labels.double(), -torch.inf)", "labels.double()"),
         "the worst is the positive": ("labels.max(-1,", "labels.min(-1,"),
-        "padded lists have a positive": ("best = real &", "best ="),
         "padded documents kept": ("hard_columns(documents, real,", "hard_columns(documents, None,"),
     },
     ("losses.in_batch_lists", "_listed_masks", "score_based_in_batch"): {
         "close documents are negatives": ("best | worse, others", "others, others"),
         "positives of others too": ("return owned & best", "return best"),
         "exclusions ignored": ("if hidden is None", "if True"),
-        "excluded lists lose their own documents": (
-            "torch.where(owned, best | worse, others)",
-            "torch.where(owned, best | worse, others) & others",
-        ),
     },
     ("losses.in_batch_lists", "_psl_costs", "in_batch_psl"): {
         "sign flipped": ("halves - positive", "positive - halves"),
