@@ -232,7 +232,10 @@ class BatchExample(Example):
         if axis is None:
             return e
         where = torch.nn.functional.pad(e.keywords["where"], (0, 2), value=False)
-        data = tuple(_filled(x, where, axis, fill) for x in e.data)
+        shaped = [x.shape[: axis + 1] == e.keywords["where"].shape for x in e.data]
+        data = tuple(
+            _filled(x, where, axis, fill) if s else x for x, s in zip(e.data, shaped, strict=True)
+        )
         keywords = {k: _filled(v, where, axis, fill) for k, v in e.keywords.items()}
         return replace(e, data=data, keywords=keywords | {"where": where})
 

@@ -41,6 +41,11 @@ ALLOWED = {
     ("losses.conan", "losses.cosent"): "Conan is InfoNCE plus CoSENT",
     ("losses.two_views", "losses.bidirectional"): "the symmetric loss is two of its directions",
     ("losses.npairs", "losses.contrastive"): "N-pairs is InfoNCE on dot products",
+    (
+        "losses.in_batch_lists",
+        "losses.contrastive",
+    ): "a group of a retriever has the softmax values",
+    ("losses.in_batch_lists", "losses.psl"): "PSL on a batch has the activations of PSL on a list",
 }
 LAZY = {
     ("bench", "cli"),

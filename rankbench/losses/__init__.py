@@ -30,6 +30,12 @@ from rankbench.losses.sorting import neuralsort_loss
 from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
+from rankbench.losses.sigmoid_contrastive import bixse_loss, siglip_loss
+from rankbench.losses.in_batch_lists import (
+    in_batch_psl_loss,
+    localized_contrastive_loss,
+    score_based_in_batch_loss,
+)
 from rankbench.losses.two_views import ntxent_loss, symmetric_infonce_loss
 from rankbench.losses.npairs import npairs_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
@@ -87,6 +93,11 @@ __all__ = [
     "neural_ndcg_loss",
     "softrank_loss",
     "infonce_loss",
+    "bixse_loss",
+    "siglip_loss",
+    "in_batch_psl_loss",
+    "localized_contrastive_loss",
+    "score_based_in_batch_loss",
     "ntxent_loss",
     "symmetric_infonce_loss",
     "npairs_loss",
