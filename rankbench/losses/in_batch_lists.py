@@ -161,7 +161,7 @@ def score_based_in_batch_loss(
     return lists.reduce(_softmax_values, counted, **keywords)
 
 # %% ../../nbs/losses/56_in_batch_lists.ipynb #ddaec546
-@loss(family="contrastive", signature="scores", labels="binary", source="gao2021",
+@loss(family="contrastive", signature="scores", labels="binary", source="gao2021rethink",
       use_when="A reranker; one positive and negatives from the top of its retriever, per query.",
       avoid_when="Negatives are random documents; or grades finer than yes and no.",
       time="n", memory="n", aliases=("lce",),
