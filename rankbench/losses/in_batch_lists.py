@@ -241,7 +241,7 @@ def in_batch_psl_loss(
         positives=positives, exclude=exclude, temperature=2.0,
     )  # fmt: skip
     one = torch.ones_like(lists.left[:, :1])
-    operands = [(lists.left, lists.right), (one / temperature, one[:1])]
+    operands = [(lists.left, lists.right), (one / temperature, one.new_ones(1, 1))]
     values = partial(_psl_values, lists, activation, positives is not None)
     counted = torch.ones_like(one[:, 0], dtype=torch.bool)
     return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)
