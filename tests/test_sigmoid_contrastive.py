@@ -261,3 +261,22 @@ def test_bad_settings_are_refused_in_words(keywords, message, without_shape_chec
 def test_an_unknown_normalization_is_refused(without_shape_checks):
     with pytest.raises(ValueError, match="did you mean items"):
         bixse_loss(torch.ones(3, 2), torch.ones(3, 2), torch.ones(3), normalize="item")
+
+
+# Tiles ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("chunk_size", [1, 2, 100])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_tiles_of_siglip_have_the_value_and_gradient_of_the_whole(chunk_size, hidden, scale):
+    g = torch.Generator().manual_seed(0)
+    q, d, n = torch.randn(3, 5, 4, generator=g, dtype=torch.float64)
+    masks = {"exclude": torch.rand(5, 5, generator=g) < 0.3} if hidden else {}
+    found = []
+    for size in (None, chunk_size):
+        leaves = [x.clone().requires_grad_() for x in (scale * q, d, n)]
+        value = siglip_loss(leaves[0], leaves[1], negatives=leaves[2][:, None], similarity="dot",
+                            chunk_size=size, **masks)  # fmt: skip
+        found.append((value.detach(), torch.autograd.grad(value, leaves)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['with_bias', 'siglip_loss', 'bixse_loss']
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #37bd4e2d
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #606d25de
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Real
@@ -18,9 +19,9 @@ from ..candidates import Candidates, Exclude, Similarity, check_pairs, in_batch_
 from ..cards import loss
 from ..core import Reduction, UnknownName, check_mask, check_positive, check_shape
 from ..scaling.across_devices import gather as gathered
-from ..scaling.tiling import ChunkSize
+from ..scaling.tiling import ChunkSize, reduce_rows
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #5d063a86
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #4fe0f3e0
 def with_bias(
     lists: Candidates,
     bias: float | Float[Tensor, ""],  # Added to every score; a tensor may be learned.
@@ -29,7 +30,7 @@ def with_bias(
     offset = bias * torch.ones_like(lists.left[:, :1])
     left = torch.cat([lists.left, offset], 1)
     right = torch.cat([lists.right, torch.ones_like(lists.right[:, :1])], 1)
-    return Candidates(left, right, lists.masks, lists.mined, lists.gather)
+    return Candidates(left, right, lists.masks, lists.mined, lists.gather, lists.targets)
 
 # %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #06a60dd1
 def _yes_or_no(
@@ -42,7 +43,33 @@ def _yes_or_no(
     side = 2 * positive.to(scores.dtype) - 1  # z
     return -torch.where(where, logsigmoid(side * scores), 0.0).sum(-1)
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #8200ddab
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #e35aca84
+@no_type_check
+class _Pairwise(NamedTuple):
+    """The loss of some rows, with its gradient."""
+
+    lists: Candidates
+
+    def __call__(self, scores: Sequence[Tensor], rows: slice) -> Tensor:
+        return _yes_or_no(scores[0], *self.lists.masks(rows), rows)
+
+    def slopes(self, scores: Sequence[Tensor], rows: slice) -> tuple[Tensor, list[Tensor]]:
+        x, targets = scores[0], self.lists.targets
+        if targets is None:
+            positive, where = self.lists.masks(rows)
+            right = positive.to(x.dtype)
+            lead = (x * right).sum(-1)
+            x.masked_fill_(~where, -torch.inf)
+        else:
+            own = targets[rows, None]
+            lead = x.gather(1, own).squeeze(1)
+        costs = x.abs().neg_().exp_().log1p_().sum(-1) + x.clamp(min=0).sum(-1) - lead
+        slope = x.sigmoid_()
+        if targets is None:
+            return costs, [slope.sub_(right)]
+        return costs, [slope.scatter_add_(1, own, -torch.ones_like(own, dtype=x.dtype))]
+
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #fcd95545
 @loss(family="contrastive", signature="embeddings", labels="none", source="zhai2023",
       use_when="Pairs; small batches, or batches over many devices; scores as probabilities.",
       avoid_when="Only the order of candidates matters, and they are hard to tell apart.",
@@ -74,7 +101,8 @@ def siglip_loss(
         positives=positives, exclude=exclude, similarity=similarity, temperature=temperature,
     )  # fmt: skip
     lists = with_bias(lists, bias)
-    return lists.reduce(_yes_or_no, weights=weights, reduction=reduction, chunk_size=chunk_size)
+    operands = [(lists.left, lists.right)]
+    return reduce_rows(_Pairwise(lists), operands, None, weights, reduction, chunk_size, gather)
 
 # %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #180dfc5b
 def _graded_costs(

@@ -93,7 +93,7 @@ MUTANTS = {
         "temperature ignored": (", temperature=temperature", ""),
         "similarity ignored": (", similarity=similarity", ""),
         "bias ignored": ("lists = with_bias(lists, bias)", "pass"),
-        "weights ignored": ("weights=weights, ", ""),
+        "weights ignored": ("None, weights, ", "None, None, "),
     },
     "bixse": {
         "hard negatives ignored": ("negatives=negatives, negatives_where=negatives_where,", ""),
