@@ -32,6 +32,7 @@ ALLOWED = {
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
+    ("losses.triplet", "losses.distances"): "triplets compare the distances of pairs",
 }
 LAZY = {
     ("cards", "losses"),

@@ -31,6 +31,8 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
+from rankbench.losses.distances import contrastive_loss
+from rankbench.losses.triplet import given_triplet_loss, triplet_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -80,6 +82,9 @@ __all__ = [
     "softrank_loss",
     "infonce_loss",
     "bidirectional_infonce_loss",
+    "contrastive_loss",
+    "given_triplet_loss",
+    "triplet_loss",
     "kl_loss",
     "margin_mse_loss",
     "flops_regularizer",
