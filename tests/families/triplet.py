@@ -84,9 +84,9 @@ PAIRS = {
         triplet,
         [
             {},
-            {"average": "valid"},
+            {"average": "valid", "margin": 0.4},
             {"mining": "semi_hard"},
-            {"mining": "semi_hard", "average": "valid"},
+            {"mining": "semi_hard", "average": "valid", "margin": 0.4},
             {"mining": "hard", "margin": 1.5},
             {"soft": True},
             {"soft": True, "mining": "hard"},
@@ -115,7 +115,7 @@ PAIRS = {
             {"distance": "euclidean", "margin": 1.0},
             {"distance": "squared_euclidean", "margin": 1.0},
             {"distance": "manhattan", "margin": 2.0},
-            {"online": True, "margin": 1.0},
+            {"online": True, "margin": 2.0, "distance": "euclidean"},
         ],
     ),
 }
