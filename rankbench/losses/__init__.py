@@ -33,6 +33,7 @@ from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distances import contrastive_loss
 from rankbench.losses.triplet import given_triplet_loss, triplet_loss
+from rankbench.losses.supcon import multi_similarity_loss, supcon_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -85,6 +86,8 @@ __all__ = [
     "contrastive_loss",
     "given_triplet_loss",
     "triplet_loss",
+    "multi_similarity_loss",
+    "supcon_loss",
     "kl_loss",
     "margin_mse_loss",
     "flops_regularizer",

@@ -172,8 +172,6 @@ CASES = {
     "pml.selfsup.ntxent": Case("bidirectional_infonce", both_views(temperature=0.5)),
     "pml.hard.selfsup.ntxent": Case("bidirectional_infonce", both_views(temperature=0.5)),
     "pml.ntxent.T0.5": Case("bidirectional_infonce", both_views(temperature=0.5)),
-    "pml.supcon.T0.5": Case("bidirectional_infonce", both_views(temperature=0.5)),
-    "pml.supcon": Case("bidirectional_infonce", both_views(temperature=0.1)),
 }
 
 # The golden families of these losses.
@@ -183,5 +181,4 @@ FAMILIES = {
     "GTE improved contrastive",
     "Symmetric InfoNCE (NT-Xent)",
     "NT-Xent",
-    "SupCon",
 }
