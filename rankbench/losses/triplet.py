@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Distance', 'triplet_loss', 'given_triplet_loss']
 
-# %% ../../nbs/losses/62_triplet.ipynb #45dc2a95
+# %% ../../nbs/losses/62_triplet.ipynb #c378a4e7
 from functools import partial
 from typing import Literal
 
@@ -18,8 +18,8 @@ from ..candidates import Candidates, check_pairs, class_sizes, labelled_candidat
 from ..cards import loss
 from ..core import Reduction, UnknownName, reduce_lists
 from .distances import PairDistance, distances, root
-from ..pair_sums import cross_pair_sum
-from ..scaling.tiling import ChunkSize
+from ..pair_sums import sum_pairs
+from ..scaling.tiling import ChunkSize, rows_per_tile
 
 # %% ../../nbs/losses/62_triplet.ipynb #473ba642
 Distance = Literal["euclidean", "squared_euclidean", "cosine"]
@@ -85,7 +85,7 @@ def _semi_hard(
     beyond = torch.searchsorted(near.detach(), d.detach(), right=True)
     return near.gather(-1, torch.minimum(beyond, negatives - 1).clamp(min=0))
 
-# %% ../../nbs/losses/62_triplet.ipynb #c2347682
+# %% ../../nbs/losses/62_triplet.ipynb #e7364739
 def _triplets(
     mining: str, margin: float, soft: bool, distance: str, average: str,
     scores: Tensor, positive: Tensor, where: Tensor, rows: slice,
@@ -97,9 +97,9 @@ def _triplets(
         near = torch.where(negative, d, torch.finfo(d.dtype).max).amin(-1)
         return _cost(far - near, margin, soft)
     if mining == "all" and soft:
-        left, right = positive.to(d.dtype), negative.to(d.dtype)
-        triplets = left.sum(-1) * right.sum(-1)
-        return cross_pair_sum("logistic", -d, left, right) / triplets.clamp(min=1)
+        triplets = positive.sum(-1) * negative.sum(-1)
+        total = sum_pairs("logistic", -d, positive.to(d.dtype), where)
+        return total / triplets.clamp(min=1)
     near = torch.where(negative, d, torch.inf).sort(dim=-1, stable=True).values
     count = negative.sum(-1, keepdim=True)
     if mining == "semi_hard":
@@ -109,7 +109,13 @@ def _triplets(
     triplets = torch.where(positive, active if average == "active" else count, 0).sum(-1)
     return torch.where(positive, costs, 0.0).sum(-1) / triplets.clamp(min=1)
 
-# %% ../../nbs/losses/62_triplet.ipynb #09e62c76
+# %% ../../nbs/losses/62_triplet.ipynb #17216059
+def _sixteenth(chunk_size: ChunkSize, rows: int, columns: int) -> ChunkSize:
+    """Smaller tiles, unless their size was given."""
+    tile = rows_per_tile(chunk_size, rows, columns)
+    return tile if tile is None or chunk_size != "auto" else max(1, tile // 16)
+
+# %% ../../nbs/losses/62_triplet.ipynb #f78e873c
 @loss(family="metric learning", signature="classes", labels="classes", source="schroff2015",
       use_when="Classes or clusters with several texts each; an order of distances is enough.",
       avoid_when="Queries and documents in pairs: InfoNCE uses the same batch better.",
@@ -143,6 +149,8 @@ def triplet_loss(
         raise UnknownName("average", str(average), ("active", "valid"))
     lists = _distance_lists(embeddings, labels, where, distance, gather)
     alike, _ = class_sizes(labels, where, gather)  # no negative, no cost: one class, all 0
+    if soft and mining == "all":
+        chunk_size = _sixteenth(chunk_size, len(lists.left), len(lists.right))
     values = partial(_triplets, mining, margin, soft, distance, average)
     return lists.reduce(values, counted=alike > 0, weights=weights,
                         reduction=reduction, chunk_size=chunk_size)  # fmt: skip
