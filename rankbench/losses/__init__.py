@@ -31,9 +31,10 @@ from rankbench.losses.neural_ndcg import neural_ndcg_loss
 from rankbench.losses.rank_distributions import softrank_loss
 from rankbench.losses.contrastive import infonce_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
-from rankbench.losses.distances import contrastive_loss
-from rankbench.losses.triplet import given_triplet_loss, triplet_loss
-from rankbench.losses.supcon import multi_similarity_loss, supcon_loss
+from rankbench.losses.distances import contrastive_loss, given_triplet_loss
+from rankbench.losses.triplet import triplet_loss
+from rankbench.losses.supcon import supcon_loss
+from rankbench.losses.multi_similarity import multi_similarity_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -86,8 +87,8 @@ __all__ = [
     "contrastive_loss",
     "given_triplet_loss",
     "triplet_loss",
-    "multi_similarity_loss",
     "supcon_loss",
+    "multi_similarity_loss",
     "kl_loss",
     "margin_mse_loss",
     "flops_regularizer",

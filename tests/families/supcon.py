@@ -112,13 +112,13 @@ SHARED = {
         "mean over everybody": ("torch.where(positive, scores, 0.0)",
                                 "torch.where(where, scores, 0.0)"),
     },
-    ("losses.supcon", "_smooth_hinge", "multi_similarity"): {
+    ("losses.multi_similarity", "_smooth_hinge", "multi_similarity"): {
         "no appended zero": ("-logsigmoid(-total)", "total"),
         "an empty side costs": ("torch.where(which.any(-1), -logsigmoid(-total), 0.0)",
                                 "-logsigmoid(-total)"),
         "not divided": (" / steepness", ""),
     },
-    ("losses.supcon", "_multi_similarity", "multi_similarity"): {
+    ("losses.multi_similarity", "_multi_similarity", "multi_similarity"): {
         "positives among the negatives": ("where & ~positive", "where"),
         "margin of mining turned": ("most + epsilon", "most - epsilon"),
         "other margin of mining turned": ("least - epsilon", "least + epsilon"),

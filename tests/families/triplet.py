@@ -184,12 +184,12 @@ SHARED = {
         "always rooted": ('root(squared) if distance == "euclidean" else squared',
                           "root(squared)"),
     },
-    ("losses.triplet", "_cost", "triplet"): {
+    ("losses.distances", "triplet_cost", "triplet"): {
         "sign of the soft form": ("-logsigmoid(-gaps)", "-logsigmoid(gaps)"),
         "margin subtracted": ("gaps + margin", "gaps - margin"),
         "no hinge": (".relu()", ""),
     },
-    ("losses.triplet", "_share", "triplet"): {
+    ("losses.distances", "mean_cost", "triplet"): {
         "always over the active": ('if average == "active" else which', ""),
         "always over the valid": ('average == "active"', "False"),
         "others cost": ("torch.where(which, costs, 0.0)", "costs"),
