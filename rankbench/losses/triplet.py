@@ -103,7 +103,7 @@ def _sixteenth(chunk_size: ChunkSize, rows: int, columns: int) -> ChunkSize:
     tile = rows_per_tile(chunk_size, rows, columns)
     return tile if tile is None or chunk_size != "auto" else max(1, tile // 16)
 
-# %% ../../nbs/losses/62_triplet.ipynb #f78e873c
+# %% ../../nbs/losses/62_triplet.ipynb #cb9368d9
 @loss(family="metric learning", signature="classes", labels="classes", source="schroff2015",
       use_when="Classes or clusters with several texts each; an order of distances is enough.",
       avoid_when="Queries and documents in pairs: InfoNCE uses the same batch better.",
@@ -137,7 +137,7 @@ def triplet_loss(
         raise UnknownName("average", str(average), ("active", "valid"))
     lists = _distance_lists(embeddings, labels, where, distance, gather)
     alike, _ = class_sizes(labels, where, gather)  # no negative, no cost: one class, all 0
-    if soft and mining == "all":
+    if soft:
         chunk_size = _sixteenth(chunk_size, len(lists.left), len(lists.right))
     values = partial(_triplets, mining, margin, soft, distance, average)
     return lists.reduce(values, counted=alike > 0, weights=weights,
