@@ -116,7 +116,7 @@ SHARED = {
         "no appended zero": ("-logsigmoid(-total)", "total"),
         "an empty side costs": ("torch.where(which.any(-1), -logsigmoid(-total), 0.0)",
                                 "-logsigmoid(-total)"),
-        "not divided": (" / steepness", ""),
+        "not divided": (", 0.0) / steepness", ", 0.0)"),
     },
     ("losses.multi_similarity", "_multi_similarity", "multi_similarity"): {
         "positives among the negatives": ("where & ~positive", "where"),

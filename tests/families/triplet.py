@@ -85,7 +85,7 @@ PAIRS = {
         [
             {},
             {"average": "valid", "margin": 0.4},
-            {"mining": "semi_hard"},
+            {"mining": "semi_hard", "margin": 0.1},
             {"mining": "semi_hard", "average": "valid", "margin": 0.4},
             {"mining": "hard", "margin": 1.5},
             {"soft": True},
