@@ -345,3 +345,9 @@ def test_online_never_keeps_more():
     hard = contrastive_loss(q, d, labels, online=True, margin=1.5, reduction="none")
     full = contrastive_loss(q, d, labels, margin=1.5, reduction="none")
     assert ((hard == full) | (hard == 0)).all() and (hard == full).any()
+
+
+def test_a_negative_as_far_as_the_positive_is_not_beyond_it():
+    x = torch.tensor([[0.0], [0.5], [-0.5], [0.625]], dtype=torch.float64)
+    value = triplet_loss(x, torch.tensor([0, 0, 1, 1]), mining="semi_hard", reduction="none")[0]
+    close(value, 0.5 - 0.625 + 0.2)

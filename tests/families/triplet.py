@@ -200,7 +200,6 @@ SHARED = {
         "sums not taken away": ("inside * reach - sums", "inside * reach"),
     },
     ("losses.triplet", "_semi_hard", "triplet"): {
-        "a tie is beyond": (", right=True", ""),
         "no fallback": ("torch.minimum(beyond, negatives - 1)", "beyond"),
         "nearest as the fallback": ("torch.minimum(beyond, negatives - 1)",
                                     "torch.where(beyond < negatives, beyond, 0)"),
