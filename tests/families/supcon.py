@@ -133,7 +133,6 @@ SHARED = {
     },
     ("candidates", "class_sizes", "multi_similarity"): {
         "itself counted": ("alike - 1", "alike"),
-        "itself among the others": ("len(columns) - alike", "len(columns) - alike + 1"),
     },
 }  # fmt: skip
 
