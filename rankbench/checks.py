@@ -424,6 +424,9 @@ def reductions_agree(card: LossCard) -> None:
     if card.signature == "scores":  # one list without items: it must not count
         where = e.keywords["where"] & torch.tensor([True, False, True, True])[:, None]
         e = replace(e, keywords={"where": where})
+    if "negatives_where" in e.keywords:  # every row has something to learn from
+        hard = torch.ones_like(e.keywords["negatives_where"])
+        e = replace(e, keywords=e.keywords | {"negatives_where": hard})
     try:
         accepted = e.run(card, reduction="men")
     except Exception:  # which one depends on who looks at the argument first

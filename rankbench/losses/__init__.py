@@ -39,7 +39,11 @@ from rankbench.losses.in_batch_lists import (
 from rankbench.losses.two_views import ntxent_loss, symmetric_infonce_loss
 from rankbench.losses.npairs import npairs_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
+from rankbench.losses.distances import contrastive_loss, given_triplet_loss
+from rankbench.losses.triplet import triplet_loss
+from rankbench.losses.supcon import supcon_loss
 from rankbench.losses.circle import circle_loss, class_circle_loss
+from rankbench.losses.multi_similarity import multi_similarity_loss
 from rankbench.losses.cosent import cosent_loss
 from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
@@ -102,8 +106,13 @@ __all__ = [
     "symmetric_infonce_loss",
     "npairs_loss",
     "bidirectional_infonce_loss",
+    "contrastive_loss",
+    "given_triplet_loss",
+    "triplet_loss",
+    "supcon_loss",
     "circle_loss",
     "class_circle_loss",
+    "multi_similarity_loss",
     "cosent_loss",
     "angle_loss",
     "submodular_loss",

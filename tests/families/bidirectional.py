@@ -163,13 +163,10 @@ CASES = {
         on_pairs(temperature=0.5, mask_own_negatives=False),
         because="the draft hides only the document itself from doc_to_doc",
     ),
-    "pml.supcon.T0.5": Case("bidirectional_infonce", both_views(temperature=0.5)),
-    "pml.supcon": Case("bidirectional_infonce", both_views(temperature=0.1)),
 }
 
 # The golden families of these losses.
 FAMILIES = {
     "Joint bidirectional InfoNCE",
     "GTE improved contrastive",
-    "SupCon",
 }
