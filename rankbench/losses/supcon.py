@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['supcon_loss']
 
-# %% ../../nbs/losses/63_supcon.ipynb #5a7bd3f0
-from functools import partial
+# %% ../../nbs/losses/63_supcon.ipynb #da03d970
 from typing import Literal
 
 import torch
@@ -18,16 +17,13 @@ from ..cards import loss
 from ..core import Reduction, UnknownName, masked_logsumexp
 from ..scaling.tiling import ChunkSize
 
-# %% ../../nbs/losses/63_supcon.ipynb #971df743
-def _supcon(form: str, scores: Tensor, positive: Tensor, where: Tensor, rows: slice) -> Tensor:
-    """The loss of some anchors; of no meaning, but finite, without a positive."""
-    everything = masked_logsumexp(scores, where)
+# %% ../../nbs/losses/63_supcon.ipynb #948fb1a0
+def _inside(scores: Tensor, positive: Tensor, where: Tensor, rows: slice) -> Tensor:
+    """The loss of some anchors, logarithm of the mean; finite without a positive."""
     count = positive.sum(-1).clamp(min=1).to(scores.dtype)
-    if form == "in":
-        return everything - masked_logsumexp(scores, positive) + count.log()
-    return everything - torch.where(positive, scores, 0.0).sum(-1) / count
+    return masked_logsumexp(scores, where) - masked_logsumexp(scores, positive) + count.log()
 
-# %% ../../nbs/losses/63_supcon.ipynb #ad174ab7
+# %% ../../nbs/losses/63_supcon.ipynb #a003a8fc
 @loss(family="metric learning", signature="classes", labels="classes", source="khosla2020",
       use_when="Classes with several texts in each batch; the larger the batch the better.",
       avoid_when="Batches in which most texts have no second of their class.",
@@ -56,5 +52,6 @@ def supcon_loss(
     lists = labelled_candidates(embeddings, labels, where=where, similarity=similarity,
                                 temperature=temperature, gather=gather)  # fmt: skip
     alike, _ = class_sizes(labels, where, gather)
-    return lists.reduce(partial(_supcon, form), counted=alike > 0, weights=weights,
-                        reduction=reduction, chunk_size=chunk_size)  # fmt: skip
+    settings = {"counted": alike > 0, "weights": weights, "reduction": reduction,
+                "chunk_size": chunk_size}  # fmt: skip
+    return lists.cross_entropy(**settings) if form == "out" else lists.reduce(_inside, **settings)

@@ -88,8 +88,8 @@ MUTANTS = {
         "texts without a positive count": ("alike > 0", "alike >= 0"),
         "temperature ignored": ("temperature=temperature, ", ""),
         "similarity ignored": ("similarity=similarity,", ""),
-        "form ignored": ("partial(_supcon, form)", 'partial(_supcon, "out")'),
-        "weights ignored": ("weights=weights,", ""),
+        "form ignored": ('form == "out"', "True"),
+        "weights ignored": ('"weights": weights, ', ""),
     },
     "multi_similarity": {
         "padding ignored": ("where=where, ", ""),
@@ -103,14 +103,15 @@ MUTANTS = {
 }
 
 SHARED = {
-    ("losses.supcon", "_supcon", "supcon"): {
+    ("losses.supcon", "_inside", "supcon"): {
         "number of positives forgotten": (" + count.log()", ""),
-        "sum over positives": (".sum(-1) / count", ".sum(-1)"),
         "mask ignored": ("masked_logsumexp(scores, where)", "scores.logsumexp(-1)"),
         "positives alone": ("masked_logsumexp(scores, where)",
                             "masked_logsumexp(scores, positive)"),
-        "mean over everybody": ("torch.where(positive, scores, 0.0)",
-                                "torch.where(where, scores, 0.0)"),
+    },
+    ("scaling.tiling", "softmax_rows", "supcon"): {
+        "sum over positives": (" / positive.sum(-1).clamp(min=1)", ""),
+        "mean over everybody": ("torch.where(positive, scores, 0.0)", "scores"),
     },
     ("losses.multi_similarity", "_smooth_hinge", "multi_similarity"): {
         "no appended zero": ("-logsigmoid(-total)", "total"),
