@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Look', 'RANGE', 'SIDES', 'Block', 'blocks_of', 'tiles_of', 'Sight', 'own_entries', 'excluded_entries',
            'hidden_entries', 'raised_scores', 'looks_at', 'Plan', 'walk', 'add_up', 'slopes_of', 'push_back',
-           'tile_side', 'narrow_scores', 'bidirectional_tiles']
+           'tile_side', 'common_shift', 'bidirectional_tiles']
 
 # %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #f86e5f60
 from collections.abc import Iterator, Sequence
@@ -143,7 +143,7 @@ def looks_at(
             view.masked_fill_(hidden, -torch.inf)
     return looks
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #fa665c58
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #b004cf2e
 @no_type_check
 @dataclass(frozen=True)
 class Plan:
@@ -153,7 +153,7 @@ class Plan:
     sums: int  # One for each partition function of a pair.
     sight: Sight
     side: int  # Of a tile.
-    narrow: bool  # Scores are so small that exp(score) can be added up as it is.
+    shift: float | None  # Goes off every score before exp; None: every sum needs its own.
 
 
 def walk(
@@ -170,48 +170,48 @@ def walk(
             torch.mm(left, right.T, out=scores)
             yield block, rows, columns, looks_at(plan.sight, block, rows, columns, scores)
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #f0b8731c
-RANGE = {torch.float32: 40.0, torch.float64: 350.0}
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #bb2b1a6c
+RANGE = {torch.float32: 60.0, torch.float64: 300.0}  # exp(±that) times a batch is a number.
 
 
 def add_up(plan: Plan, operands: Sequence[Float[Tensor, "_ dim"]]) -> Float[Tensor, "sums b"]:
-    """The partition functions of all pairs, or their logarithms."""
-    empty = 0.0 if plan.narrow else -torch.inf
+    """The partition functions of all pairs over exp(shift); or their logarithms, without one."""
+    empty = -torch.inf if plan.shift is None else 0.0
     total = operands[0].new_full((plan.sums, len(operands[0])), empty)
     for _, _, _, looks in walk(plan, operands):
-        if plan.narrow:
+        if plan.shift is not None:
             for view in {id(look[2]): look[2] for look in looks}.values():
-                view.exp_()
+                view.sub_(plan.shift).exp_()
         for n, part, view, axis in looks:
-            if plan.narrow:
-                total[n, part] += view.sum(axis)
-            else:
+            if plan.shift is None:
                 total[n, part] = torch.logaddexp(total[n, part], view.logsumexp(axis))
+            else:
+                total[n, part] += view.sum(axis)
     return total
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #c3bac47c
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #9ba98964
 def slopes_of(
     looks: list[Look],
     total: Float[Tensor, "sums b"],  # Of `add_up`.
     force: Float[Tensor, "b"],  # g / n
-    narrow: bool,
+    shift: float | None,
 ) -> Float[Tensor, "r c"]:
     """The derivative by each score of a tile."""
     across = [-1 if axis == 1 else 0 for *_, axis in looks]  # where the other axis goes
     sums = [total[n, part].unsqueeze(k) for (n, part, _, _), k in zip(looks, across, strict=True)]
     forces = [force[part].unsqueeze(k) for (_, part, _, _), k in zip(looks, across, strict=True)]
     views = [look[2] for look in looks]
-    if narrow:
-        forces = [f / torch.where(z > 0, z, 1.0) for f, z in zip(forces, sums, strict=True)]
-        if all(view is views[0] for view in views):
-            return views[0].exp_().mul_(sum(forces))
-        terms = [view.exp_().mul_(f) for view, f in zip(views, forces, strict=True)]
-    else:
+    if shift is None:
         sums = [torch.where(z > -torch.inf, z, 0.0) for z in sums]
         terms = [(v - z).exp_().mul_(f) for v, z, f in zip(views, sums, forces, strict=True)]
+    else:
+        forces = [f / torch.where(z > 0, z, 1.0) for f, z in zip(forces, sums, strict=True)]
+        if all(view is views[0] for view in views):
+            return views[0].sub_(shift).exp_().mul_(sum(forces))
+        terms = [v.sub_(shift).exp_().mul_(f) for v, f in zip(views, forces, strict=True)]
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #9cb5aadb
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #20402eed
 def push_back(
     plan: Plan,
     operands: Sequence[Float[Tensor, "_ dim"]],
@@ -223,7 +223,7 @@ def push_back(
     pairs = zip(operands, wanted, strict=True)
     gradients = [torch.zeros_like(x) if wanted else None for x, wanted in pairs]
     for block, rows, columns, looks in walk(plan, operands):
-        slope = slopes_of(looks, total, force, plan.narrow)
+        slope = slopes_of(looks, total, force, plan.shift)
         left, right = operands[block.left][rows], operands[block.right][columns]
         mirrored = block.left == block.right and rows == columns
         if wanted[block.left]:
@@ -232,7 +232,7 @@ def push_back(
             gradients[block.right][columns].addmm_(slope.T, left)
     return gradients
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #5839247a
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #caa9298e
 class _BidirectionalTiles(torch.autograd.Function):
     """The loss of each pair, and whether it has anything to be compared with."""
 
@@ -240,7 +240,7 @@ class _BidirectionalTiles(torch.autograd.Function):
     def forward(ctx, plan, *operands):
         with torch.autocast(operands[0].device.type, enabled=False):
             total = add_up(plan, operands)
-        logs = total.log() if plan.narrow else total
+        logs = total if plan.shift is None else total.log() + plan.shift
         some = logs > -torch.inf
         count = some.sum(0)
         ctx.plan = plan
@@ -262,7 +262,7 @@ class _BidirectionalTiles(torch.autograd.Function):
                 gradients[mine].addcmul_(upstream[:, None], operands[other], value=-1)
         return None, *gradients
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #09026f61
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #bc753f7e
 SIDES = {"cpu": 512, "other": 4096}  # A tile fits into the cache; or it fills a GPU.
 
 
@@ -277,19 +277,27 @@ def tile_side(
     return automatic if chunk_size == "auto" else rows
 
 
-def narrow_scores(
+def common_shift(
     operands: Sequence[Float[Tensor, "_ dim"]],
     sight: Sight,
+    anchored: bool,  # Every sum has the positive of its pair.
     bound: float | None = None,  # On the size of a score, where it is known.
-) -> bool:
-    """Whether exp(score) can be added up as it is, as far as that can be told at no cost."""
-    if operands[0].device.type == "cpu":
-        bound = max(x.norm(dim=-1).max().item() for x in operands if len(x)) ** 2
+) -> float | None:
+    """What to take off every score before exp, as far as that can be told at no cost."""
+    measured = operands[0].device.type == "cpu"
+    if measured:
+        bound = max(x.norm(dim=-1).max().item() for x in operands) ** 2
     elif bound is None or isinstance(sight.factor, Tensor):
-        return False
-    return bound * max(1.0, abs(float(sight.factor))) <= RANGE[operands[0].dtype]
+        return None
+    bound, reach = bound * max(1.0, abs(float(sight.factor))), RANGE[operands[0].dtype]
+    if bound <= reach:
+        return 0.0
+    if measured and anchored:
+        lowest = (operands[0] * operands[1]).sum(-1).min().item()
+        return bound - reach if lowest >= bound - 2 * reach else None
+    return None
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #d9b90da7
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #e34c4e2b
 def bidirectional_tiles(
     queries: Float[Tensor, "b dim"],  # Over √temperature, so that scores are dot products;
     documents: Float[Tensor, "b dim"],  # the temperature may be learned, outside.
@@ -307,6 +315,8 @@ def bidirectional_tiles(
     if negatives is not None and len(negatives):
         operands.append(negatives)
     blocks = blocks_of(directions, joint, hard=len(operands) == 3)
-    sums = 1 if joint else len(directions)
-    narrow = narrow_scores([x.detach() for x in operands], sight, bound)
-    return _BidirectionalTiles.apply(Plan(blocks, sums, sight, side, narrow), *operands)
+    positive = {"query_to_doc", "doc_to_query"}
+    anchored = bool(positive & set(directions)) if joint else positive >= set(directions)
+    shift = common_shift([x.detach() for x in operands], sight, anchored, bound)
+    plan = Plan(blocks, 1 if joint else len(directions), sight, side, shift)
+    return _BidirectionalTiles.apply(plan, *operands)
