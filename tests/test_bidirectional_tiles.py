@@ -31,7 +31,10 @@ B, D = 7, 4
 def a_batch(seed=0, pairs=B, k=0, dtype=torch.float64):
     """Leaves of a call (queries, documents, temperature, hard negatives) and its keywords."""
     g = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype).requires_grad_()
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=dtype).requires_grad_()
+
     leaves = [draw(pairs, D), draw(pairs, D), torch.tensor(0.3, dtype=dtype).requires_grad_()]
     keywords = {"temperature": leaves[2], "weights": torch.rand(pairs, generator=g) - 0.2}
     if k:
