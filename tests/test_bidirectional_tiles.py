@@ -322,7 +322,7 @@ def step(pairs):
     loss(x, y).backward()
 step(1100)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step(8192)
+step(4096)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -333,4 +333,4 @@ def test_memory_does_not_grow_with_the_square_of_the_batch():
     out = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, check=True, text=True
     )
-    assert float(out.stdout) < 40  # MiB; one matrix of scores would be 256
+    assert float(out.stdout) < 30  # MiB; one matrix of scores would be 64

@@ -112,8 +112,8 @@ MUTANTS = {
         "own negatives always hidden": ("mask_own_negatives=mask_own_negatives,", ""),
         "temperature ignored": (", temperature=temperature", ""),
         "similarity ignored": ("similarity=similarity, ", ""),
-        "always joint": ('joint = partition == "joint"', "joint = True"),
-        "never joint": ('joint = partition == "joint"', "joint = False"),
+        "always joint": ('partition == "joint"', "True"),
+        "never joint": ('partition == "joint"', "False"),
         "positive always once": ("positive_once and joint and", "joint and"),
         "weights ignored": ("counted, weights, reduction, chunk", "counted, None, reduction, chunk"),
     },
@@ -135,7 +135,6 @@ SHARED = {
         "similarity ignored": ("directions_of(x, similarity)", "x"),
         "mask of negatives ignored": ("real = columns if", "real = None if"),
         "one hard negative each": ("negatives.shape[1]", "1"),
-        "settings ignored": (", **seen", ""),
     },
     ("scaling.bidirectional_tiles", "hidden_entries", "bidirectional_infonce"): {
         "own negatives never hidden": ("and sight.mask_own", "and False"),
