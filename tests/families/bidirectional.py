@@ -115,7 +115,7 @@ MUTANTS = {
         "always joint": ('partition == "joint"', "True"),
         "never joint": ('partition == "joint"', "False"),
         "positive always once": ("positive_once and joint and", "joint and"),
-        "weights ignored": ("counted, weights, reduction, chunk", "counted, None, reduction, chunk"),
+        "weights ignored": ("operands, counted, weights", "operands, counted, None"),
     },
 }  # fmt: skip
 
