@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bidirectional_infonce_loss']
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #0cc6edad
+# %% ../../nbs/losses/60_bidirectional.ipynb #c4ca80ef
 from functools import partial
 from typing import Literal
 
@@ -15,14 +15,20 @@ from torch import Tensor
 
 from rankbench.candidates import (
     DIRECTIONS,
+    HARDNESS,
     Candidates,
     Exclude,
     Similarity,
+    check_pairs,
     directional_candidates,
+    directions_of,
+    hard_columns,
     harden,
+    pairs_of,
 )
 from ..cards import loss
-from ..core import Reduction, UnknownName, masked_logsumexp
+from ..core import Reduction, UnknownName, check_positive, masked_logsumexp, reduce_lists
+from ..scaling.bidirectional_tiles import Sight, bidirectional_tiles, tile_side
 from ..scaling.tiling import ChunkSize, reduce_rows
 
 # %% ../../nbs/losses/60_bidirectional.ipynb #baba1f14
@@ -62,7 +68,37 @@ def _values(
         lists += [(given - positive, masks[name][1])] if name in wanted else []
     return _log_partitions(*zip(*lists, strict=True), joint)
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #955713df
+# %% ../../nbs/losses/60_bidirectional.ipynb #3c9f754a
+def _in_tiles(
+    vectors: tuple[Tensor | None, ...],  # Queries, documents, hard negatives and their mask.
+    exclude: Exclude | None,
+    similarity: Similarity,
+    weigh: tuple,  # Of `harden`.
+    directions: tuple[str, ...],
+    joint: bool,
+    side: int,
+    **seen: bool,  # mask_own and once
+) -> tuple[Float[Tensor, "b"], Bool[Tensor, "b"]]:
+    """The loss of each pair, and which pairs count, from square tiles."""
+    queries, documents, negatives, real = vectors
+    hardness, strength, temperature = weigh
+    pairs, root, unit = pairs_of(queries, exclude), temperature**-0.5, temperature
+    operands, each, known = [queries, documents], 1, None
+    if negatives is not None:
+        flat, columns, _ = hard_columns(negatives, real, pairs)
+        operands, each = [*operands, flat], negatives.shape[1]
+        real = columns if real is not None else None
+    if isinstance(temperature, Tensor):
+        unit = temperature.detach()
+    elif similarity == "cosine":
+        known = 1 / temperature
+    excluded = pairs.ids if pairs.mask is None else pairs.mask
+    sight = Sight(excluded, real, each, hardness=hardness, factor=1 + strength * unit, **seen)
+    operands = [directions_of(x, similarity) * root for x in operands]
+    keywords = {"directions": directions, "joint": joint, "side": side, "bound": known}
+    return bidirectional_tiles(*operands, sight=sight, **keywords)
+
+# %% ../../nbs/losses/60_bidirectional.ipynb #60032231
 @loss(family="contrastive", signature="embeddings", labels="none", source="li2023",
       use_when="Pairs, and more negatives wanted from the same batch; crowded embeddings.",
       avoid_when="Batches of queries that paraphrase each other: they are pushed apart.",
@@ -99,20 +135,33 @@ def bidirectional_infonce_loss(
         raise UnknownName("partition", str(partition), ("joint", "per_direction"))
     if not directions:
         raise ValueError(f"directions is empty; expected some of {', '.join(DIRECTIONS)}.")
-    wanted = tuple(dict.fromkeys(directions))
+    for unknown in [name for name in directions if name not in DIRECTIONS]:
+        raise UnknownName("direction", unknown, DIRECTIONS)
+    if hardness not in (None, *HARDNESS):
+        raise UnknownName("hardness", str(hardness), HARDNESS)
+    check_pairs(queries, documents, negatives, negatives_where)
+    check_positive("temperature", temperature, such_as=0.05)
+    wanted, joint = tuple(dict.fromkeys(directions)), partition == "joint"
+    once = positive_once and joint and {"query_to_doc", "doc_to_query"} <= set(wanted)
+    weigh = (hardness, hardness_strength, temperature)
+    side = None if gather else tile_side(chunk_size, queries)
+    if side is not None:
+        values, counted = _in_tiles(
+            (queries, documents, negatives, negatives_where), exclude, similarity, weigh,
+            wanted, joint, side, mask_own=mask_own_negatives, once=once,
+        )  # fmt: skip
+        return reduce_lists(values, counted, weights, reduction)
+
     blocks = directional_candidates(
         queries, documents, directions=tuple(dict.fromkeys(("query_to_doc", *wanted))),
         negatives=negatives, negatives_where=negatives_where, exclude=exclude, gather=gather,
         mask_own_negatives=mask_own_negatives, similarity=similarity, temperature=temperature,
     )  # fmt: skip
-    joint = partition == "joint"
-    once = positive_once and joint and {"query_to_doc", "doc_to_query"} <= set(wanted)
-
     counted = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     if not {"query_to_doc", "doc_to_query"} & set(wanted):  # a positive is in neither of the others
         everything = slice(0, len(queries))
         counted = torch.stack([blocks[d].masks(everything)[1].any(-1) for d in wanted]).any(0)
-    weigh = (hardness, hardness_strength, temperature)
     values = partial(_values, blocks, wanted, joint, once, weigh)
     operands = [(block.left, block.right) for block in blocks.values()]
+    chunk_size = chunk_size if gather else None
     return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)

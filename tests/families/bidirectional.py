@@ -112,10 +112,10 @@ MUTANTS = {
         "own negatives always hidden": ("mask_own_negatives=mask_own_negatives,", ""),
         "temperature ignored": (", temperature=temperature", ""),
         "similarity ignored": ("similarity=similarity, ", ""),
-        "always joint": ('joint = partition == "joint"', "joint = True"),
-        "never joint": ('joint = partition == "joint"', "joint = False"),
+        "always joint": ('partition == "joint"', "True"),
+        "never joint": ('partition == "joint"', "False"),
         "positive always once": ("positive_once and joint and", "joint and"),
-        "weights ignored": ("counted, weights, reduction", "counted, None, reduction"),
+        "weights ignored": ("operands, counted, weights", "operands, counted, None"),
     },
 }  # fmt: skip
 
@@ -129,6 +129,42 @@ SHARED = {
     ("losses.bidirectional", "_log_partitions", "bidirectional_infonce"): {
         "sum of partitions": (" / count.clamp(min=1)", ""),
         "mean over empty partitions": ("where.any(-1)", "where.any(-1) | True"),
+    },
+    ("losses.bidirectional", "_in_tiles", "bidirectional_infonce"): {
+        "temperature ignored": ("temperature**-0.5", "1.0"),
+        "similarity ignored": ("directions_of(x, similarity)", "x"),
+        "mask of negatives ignored": ("real = columns if", "real = None if"),
+        "one hard negative each": ("negatives.shape[1]", "1"),
+    },
+    ("scaling.bidirectional_tiles", "hidden_entries", "bidirectional_infonce"): {
+        "own negatives never hidden": ("and sight.mask_own", "and False"),
+        "queries do not see their negatives": ("block.left == 1 and ", ""),
+        "mask of negatives ignored": ("~sight.real[None, columns]", "None"),
+        "own text not hidden": ("own if hidden is None else own | hidden", "hidden"),
+    },
+    ("scaling.bidirectional_tiles", "own_entries", "bidirectional_infonce"): {
+        "owners not found": (">= rows.stop or", ">= rows.start or"),
+        "one hard negative each": ("sight.each if", "1 if"),
+    },
+    ("scaling.bidirectional_tiles", "looks_at", "bidirectional_infonce"): {
+        "mirror image added": ("if not (block.left == block.right and rows == columns):",
+                               "if True:"),
+        "no columns": ("looks += [(block.column, columns, column, 0)]", "pass"),
+        "hidden seen": ("if hidden is not None:", "if False:"),
+    },
+    ("scaling.bidirectional_tiles", "slopes_of", "bidirectional_infonce"): {
+        "rows only": ("mul_(sum(forces))", "mul_(forces[0])"),
+        "sums ignored": ("f / torch.where(z > 0, z, 1.0)", "f"),
+    },
+    ("scaling.bidirectional_tiles", "push_back", "bidirectional_infonce"): {
+        "not mirrored": ("slope + slope.T if mirrored else slope", "slope"),
+        "mirrored twice": (" and not mirrored", ""),
+        "columns get nothing": ("if wanted[block.right]", "if False"),
+    },
+    ("scaling.bidirectional_tiles", "blocks_of", "bidirectional_infonce"): {
+        "a sum for each direction": ("0 if joint else n", "n"),
+        "documents do not see hard negatives": ("Block(1, 2, documents, None)",
+                                                "Block(1, 2, None, None)"),
     },
     ("candidates", "_directional_masks", "bidirectional_infonce"): {
         "exclusion not transposed": ('direction == "doc_to_query"', 'direction == "query_to_doc"'),
