@@ -36,18 +36,18 @@ from rankbench.losses.in_batch_lists import (
     localized_contrastive_loss,
     score_based_in_batch_loss,
 )
+from rankbench.losses.guided import gist_loss
 from rankbench.losses.two_views import ntxent_loss, symmetric_infonce_loss
 from rankbench.losses.npairs import npairs_loss
 from rankbench.losses.bidirectional import bidirectional_infonce_loss
 from rankbench.losses.distances import contrastive_loss, given_triplet_loss
 from rankbench.losses.triplet import triplet_loss
 from rankbench.losses.supcon import supcon_loss
-from rankbench.losses.circle import circle_loss, class_circle_loss
 from rankbench.losses.multi_similarity import multi_similarity_loss
+from rankbench.losses.circle import circle_loss, class_circle_loss
 from rankbench.losses.cosent import cosent_loss
 from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
-from rankbench.losses.guided import gist_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
@@ -102,6 +102,7 @@ __all__ = [
     "in_batch_psl_loss",
     "localized_contrastive_loss",
     "score_based_in_batch_loss",
+    "gist_loss",
     "ntxent_loss",
     "symmetric_infonce_loss",
     "npairs_loss",
@@ -110,13 +111,12 @@ __all__ = [
     "given_triplet_loss",
     "triplet_loss",
     "supcon_loss",
+    "multi_similarity_loss",
     "circle_loss",
     "class_circle_loss",
-    "multi_similarity_loss",
     "cosent_loss",
     "angle_loss",
     "submodular_loss",
-    "gist_loss",
     "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
