@@ -15,8 +15,8 @@ from rankbench.training.trainer import (
 
 TINY = make_collection()
 TEXTS = [d.full for d in TINY.documents.values()]
-TRAINABLE = [c.name for c in cards() if c.labels in ("binary", "graded") or
-             c.signature == "embeddings"]  # fmt: skip
+TRAINABLE = [c.name for c in cards() if c.signature == "embeddings" or
+             (c.signature == "scores" and c.labels in ("binary", "graded"))]  # fmt: skip
 
 # Cosines over 0.05 are twenty times as large as labels; losses that copy labels want them smaller.
 COPIES = ("mse", "pairwise_mse", "constant_margin_mse", "supervised_margin_mse", "wasserstein")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['supcon_loss']
 
-# %% ../../nbs/losses/63_supcon.ipynb #da03d970
+# %% ../../nbs/losses/63_supcon.ipynb #185850bb
 from typing import Literal
 
 from jaxtyping import Bool, Float, Int, Real

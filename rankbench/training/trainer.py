@@ -29,10 +29,14 @@ def check_trainable(
     """The card of a loss that can be trained from pairs and judgments; otherwise a ValueError."""
     card = find(loss)
     fits = [
-        c.name for c in cards() if c.labels in ("binary", "graded") or c.signature == "embeddings"
-    ]
+        c.name for c in cards() if c.signature == "embeddings"
+        or (c.signature == "scores" and c.labels in ("binary", "graded"))
+    ]  # fmt: skip
     if card.name not in fits:
-        lack = "teacher scores" if card.labels == "teacher" else "a ranking loss beside it"
+        lacks = {"pairs": "a label for each pair", "classes": "a class for each text",
+                 "guided": "a guide's embeddings", "lists": "a list for each query",
+                 "activations": "a ranking loss beside it"}  # fmt: skip
+        lack = lacks.get(card.signature, "teacher scores")
         raise ValueError(
             f"{card.name} needs {lack}, which a collection of judged pairs does not have; "
             f"losses that fit: {', '.join(fits)}."
