@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['maxsim', 'late_candidates']
 
-# %% ../nbs/core/55_late_interaction.ipynb #3e8512b6
+# %% ../nbs/core/55_late_interaction.ipynb #861b0101
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .candidates import Exclude, pairs_of
 from .core import as_float, check_mask, check_positive
-from .scaling.tiling import ChunkSize, rows_per_tile
+from .scaling.tiling import ChunkSize, product, refuse_second_derivatives, rows_per_tile
 
-# %% ../nbs/core/55_late_interaction.ipynb #05d7412a
+# %% ../nbs/core/55_late_interaction.ipynb #d19721bf
 def _found(queries: Tensor, documents: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """[B, M, Tq]: the best similarity that each query token finds, and where."""
-    similar = torch.einsum("bqd,mtd->bmqt", queries, documents)
+    similar = product(queries.flatten(0, 1), documents.flatten(0, 1))
+    similar = similar.view(*queries.shape[:2], *documents.shape[:2]).transpose(1, 2)
     return similar.masked_fill(~real[None, :, None], -torch.inf).max(-1)
 
 
@@ -39,8 +39,8 @@ class _MaxSim(torch.autograd.Function):
         return torch.cat(scores, 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
+        refuse_second_derivatives()
         queries, documents, asked, real, where = ctx.saved_tensors
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         for start in range(0, len(documents), ctx.step):
@@ -56,7 +56,7 @@ class _MaxSim(torch.autograd.Function):
             of_documents[part] = gradient.view_as(of_documents[part])
         return of_queries, of_documents, None, None, None
 
-# %% ../nbs/core/55_late_interaction.ipynb #066d10a7
+# %% ../nbs/core/55_late_interaction.ipynb #2379967c
 def maxsim(
     queries: Float[Tensor, "b tokens dim"],
     documents: Float[Tensor, "m words dim"] | Float[Tensor, "b l words dim"],  # For all, or each.
@@ -70,11 +70,7 @@ def maxsim(
 
     s(q, d) = Σₜ maxᵤ qₜ·dᵤ
     """
-    if queries.ndim != 3 or documents.ndim not in (3, 4):
-        raise ValueError(
-            f"queries has shape {tuple(queries.shape)} and documents {tuple(documents.shape)}; "
-            "expected [B, T, D] and [M, U, D], or [B, L, U, D] for a list per query."
-        )
+    _check_tokens(queries, documents)
     asked = torch.ones_like(queries[..., 0], dtype=torch.bool)
     real = torch.ones_like(documents[..., 0], dtype=torch.bool)
     if query_where is not None:
@@ -85,12 +81,26 @@ def maxsim(
         real = document_where
     queries = torch.where(asked[..., None], as_float(queries), 0.0)
     documents = torch.where(real[..., None], as_float(documents), 0.0)
+    if 0 in (*queries.shape, *documents.shape):
+        nothing = queries[:0].sum() + documents[:0].sum()  # 0, with a graph
+        return nothing.expand(len(queries), documents.shape[-3])
     if documents.ndim == 4:
         lists = zip(queries, documents, asked, real, strict=True)
         scores = torch.cat([_all_pairs(q[None], d, a[None], r, chunk_size) for q, d, a, r in lists])
     else:
         scores = _all_pairs(queries, documents, asked, real, chunk_size)
     return scores / asked.sum(-1, keepdim=True).clamp(min=1) if normalize else scores
+
+
+def _check_tokens(queries: Tensor, documents: Tensor) -> None:
+    """Raise a ValueError where the shapes of token vectors do not fit together."""
+    fits = queries.ndim == 3 and documents.ndim in (3, 4)
+    fits = fits and queries.shape[-1] == documents.shape[-1]
+    if not fits or documents.ndim == 4 and len(documents) != len(queries):
+        raise ValueError(
+            f"queries has shape {tuple(queries.shape)} and documents {tuple(documents.shape)}; "
+            "expected [B, T, D] and [M, U, D], or [B, L, U, D] for a list per query."
+        )
 
 
 def _all_pairs(queries, documents, asked, real, chunk_size) -> Tensor:
@@ -103,7 +113,7 @@ def _all_pairs(queries, documents, asked, real, chunk_size) -> Tensor:
     usable = asked[:, None] & real.any(-1)[None, :, None]
     return torch.where(usable, best, 0.0).sum(-1)
 
-# %% ../nbs/core/55_late_interaction.ipynb #7a667a5f
+# %% ../nbs/core/55_late_interaction.ipynb #7ac0fae4
 def late_candidates(
     queries: Float[Tensor, "b tokens dim"],
     documents: Float[Tensor, "b words dim"],  # Document i belongs to query i.
@@ -125,6 +135,7 @@ def late_candidates(
             f"there are {len(queries)} queries and {len(documents)} documents; "
             "document i belongs to query i."
         )
+    _check_negatives(queries, negatives, negatives_where)
     pairs, rows = pairs_of(queries, exclude), slice(0, len(queries))
     if positives is not None:
         check_mask("positives", positives, (pairs.size, pairs.total), "the batch needs")
@@ -141,3 +152,19 @@ def late_candidates(
         positive = torch.cat([positive, torch.zeros_like(real)], 1)
     scores = scores / temperature
     return scores, positive.to(scores.dtype), where
+
+
+def _check_negatives(queries: Tensor, negatives: Tensor | None, where: Tensor | None) -> None:
+    """Raise a ValueError where hard negatives do not fit to queries."""
+    if negatives is None:
+        if where is not None:
+            raise ValueError("negatives_where was given without negatives [B, K, U, D].")
+        return
+    if negatives.ndim != 4 or len(negatives) != len(queries):
+        hint = " Use negatives[:, None] for one per query." if negatives.ndim == 3 else ""
+        raise ValueError(
+            f"negatives has shape {tuple(negatives.shape)}; expected [B, K, U, D] with "
+            f"B={len(queries)}.{hint}"
+        )
+    if where is not None:
+        check_mask("negatives_where", where, negatives.shape[:3], "negatives has tokens")

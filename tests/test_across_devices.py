@@ -158,6 +158,12 @@ def exchanges():
     return found
 
 
+def slopes_of_weights():
+    losses, weights = own(draw(5)), own(torch.arange(1.0, 6).double()).requires_grad_()
+    share = row_weights(None, losses, weights, gather=True)
+    return torch.autograd.grad(share @ losses, weights)[0]
+
+
 def shares():
     """Weights of rows: the second row of the first process does not count."""
     counted = own(torch.tensor([True, False, True, True, True]))
@@ -236,7 +242,7 @@ def gradients_of_all_ways():
 JOBS = {f.__name__: f for f in (
     everything_of_each_dtype, layouts, first_and_second_gradient, gradient_of_a_plain_sum,
     gradient_in_half_precision, memory_of_a_gradient, without_a_gradient, nothing_anywhere, sizes,
-    wrong_sizes, means, exchanges, shares, gradients_of_all_ways,
+    wrong_sizes, means, exchanges, shares, slopes_of_weights, gradients_of_all_ways,
 )}  # fmt: skip
 
 
@@ -335,6 +341,12 @@ def test_sizes_are_exchanged_once(of_job):
             "four directions with a mask": 1 + 3,
             "labels": 1 + 3,
         }
+
+
+def test_weights_of_rows_may_be_learned(of_job):
+    losses, weights = draw(5), torch.arange(1.0, 6).double().requires_grad_()
+    whole = row_weights(None, losses, weights) @ losses
+    close(torch.cat(of_job(slopes_of_weights)) / WORLD, torch.autograd.grad(whole, weights)[0])
 
 
 def test_weights_of_rows_average_to_those_of_one_process(of_job):

@@ -223,6 +223,23 @@ def test_nothing_is_recorded_without_a_gradient():
         assert not loss(q, d, chunk_size=3).requires_grad
 
 
+@pytest.mark.parametrize("temperature", [1.0, 1e-4])  # sums with a common shift, and without
+@pytest.mark.parametrize("partition", ["joint", "per_direction"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_nan_in_an_embedding_comes_out(side, partition, temperature):
+    leaves = [x.detach().clone() for x in a_batch()[0][:2]]
+    leaves[side][1] = torch.nan
+    settings = {"partition": partition, "temperature": temperature, "reduction": "none"}
+    found = []
+    for chunk_size in (None, 2):
+        fresh = [x.clone().requires_grad_() for x in leaves]
+        values = loss(*fresh, chunk_size=chunk_size, **settings)
+        slopes = torch.autograd.grad(values.sum(), fresh)
+        found.append([values.isnan(), *(x.isnan().any(1) for x in slopes)])
+    assert found[0][0].all() and found[1][0].all()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_second_derivatives_are_refused_in_words(reduction):
     (q, d, *_), _ = a_batch()

@@ -833,3 +833,11 @@ def test_a_caller_who_accumulates_gradients_is_obeyed(processes):
 def test_a_cache_inside_of_a_data_parallel_module_is_refused(processes):
     for found in processes:
         assert "wrap the encoder instead" in found["inside"]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")  # of a reference cycle
+def test_second_derivatives_are_refused_with_the_remedy():
+    line, x = torch.nn.Linear(3, 3), torch.ones(4, 3)
+    value = GradCache(lambda r: r.logsumexp(0).sum(), line, max_items=2)(x)
+    with pytest.raises(RuntimeError, match="second derivatives need a plain step"):
+        value.backward(create_graph=True)

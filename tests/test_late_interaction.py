@@ -159,3 +159,57 @@ def test_counts_that_do_not_fit_are_refused(without_shape_checks):
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_a_chunk_of_nothing_is_refused(chunk_size):
     assert "above 0" in message(maxsim, draw(2, 3, 4), draw(3, 2, 4), chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_autocast_rounds_nothing(chunk_size):
+    q, d = draw(2, 3, 4).float().requires_grad_(), draw(5, 2, 4, seed=1).float().requires_grad_()
+    plain = maxsim(q, d, chunk_size=chunk_size)
+    slopes = torch.autograd.grad(plain.sum(), (q, d))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = maxsim(q, d, chunk_size=chunk_size)
+        found = torch.autograd.grad(mixed.sum(), (q, d))
+    assert torch.equal(mixed, plain)
+    assert all(torch.equal(a, b) for a, b in zip(found, slopes, strict=True))
+
+
+def test_second_derivatives_are_refused_in_tiles_and_exist_without():
+    q, d = draw(2, 3, 4).requires_grad_(), draw(5, 2, 4, seed=1)
+    with pytest.raises(RuntimeError, match="second derivatives need chunk_size=None"):
+        torch.autograd.grad(maxsim(q, d, chunk_size=2).sum(), q, create_graph=True)
+    energy = lambda x: maxsim(x, d, chunk_size=None).square().sum()  # noqa: E731
+    assert torch.autograd.gradgradcheck(energy, q)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("empty", [(0, 3, 5, 2), (2, 0, 5, 2), (2, 3, 0, 2), (2, 3, 5, 0)])
+def test_nothing_scores_nothing(empty, chunk_size):
+    b, t, m, u = empty
+    q, d = draw(b, t, 4).requires_grad_(), draw(m, u, 4).requires_grad_()
+    scores = maxsim(q, d, chunk_size=chunk_size)
+    each = maxsim(q, draw(b, m, u, 4), chunk_size=chunk_size)
+    assert scores.tolist() == each.tolist() == torch.zeros(b, m).tolist()
+    assert not any(g.any() for g in torch.autograd.grad(scores.sum(), (q, d)))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_nan_in_a_token_comes_out(chunk_size):
+    d = draw(3, 2, 4)
+    d[1, 0] = torch.nan
+    scores = maxsim(draw(2, 3, 4), d, chunk_size=chunk_size)
+    assert scores.isnan().tolist() == [[False, True, False]] * 2
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3), (3, 5, 2, 4), (4,)])
+def test_tokens_that_do_not_fit_are_refused(shape, without_shape_checks):
+    with pytest.raises(ValueError, match=r"expected \[B, T, D\] and \[M, U, D\]"):
+        maxsim(draw(2, 3, 4), draw(*shape))
+
+
+@pytest.mark.parametrize("shape, hint", [
+    ((3, 1, 2, 4), "B=2"), ((2, 2, 4), r"Use negatives\[:, None\]"), (None, "without negatives"),
+])  # fmt: skip
+def test_negatives_that_do_not_fit_are_refused(shape, hint, without_shape_checks):
+    hard = {"negatives": draw(*shape)} if shape else {"negatives_where": coins(2, 1, 2)}
+    with pytest.raises(ValueError, match=hint):
+        late_candidates(draw(2, 3, 4), draw(2, 5, 4), **hard)

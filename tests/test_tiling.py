@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rankbench.bench import peak_bytes
 from rankbench.candidates import Candidates
 from rankbench.checks import autograd, finite_differences
+from rankbench.late_interaction import maxsim
 from rankbench.losses import bidirectional_infonce_loss, infonce_loss
 from rankbench.scaling.tiling import (
     FEWEST,
@@ -340,6 +341,20 @@ def test_second_derivatives_are_refused_with_the_remedy(reduction):
     value = infonce_loss(x, draw(6, 3, seed=1), chunk_size=2, reduction=reduction).sum()
     with pytest.raises(RuntimeError, match="second derivatives need chunk_size=None"):
         torch.autograd.grad(value, x, create_graph=True)
+
+
+def test_every_kind_of_tile_refuses_in_the_same_words():
+    x, y, said = draw(6, 3), draw(6, 3, seed=1), set()
+    tokens = draw(2, 3, 3), draw(4, 2, 3, seed=1)
+    for value, leaf in (
+        (infonce_loss(x, y, chunk_size=2), x),
+        (bidirectional_infonce_loss(x, y, chunk_size=2), x),
+        (maxsim(*tokens, chunk_size=2).sum(), tokens[0]),
+    ):
+        with pytest.raises(RuntimeError) as error:
+            torch.autograd.grad(value, leaf, create_graph=True)
+        said.add(str(error.value))
+    assert said == {"the scores of tiles are gone: second derivatives need chunk_size=None."}
 
 
 def test_second_derivatives_exist_without_tiles():

@@ -7,7 +7,7 @@ __all__ = ['Look', 'RANGE', 'SIDES', 'Block', 'blocks_of', 'tiles_of', 'Sight', 
            'hidden_entries', 'raised_scores', 'looks_at', 'Plan', 'walk', 'add_up', 'slopes_of', 'push_back',
            'tile_side', 'common_shift', 'bidirectional_tiles']
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #f86e5f60
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #0dfaf9de
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, no_type_check
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .tiling import ChunkSize, rows_per_tile
+from .tiling import ChunkSize, refuse_second_derivatives, rows_per_tile
 
 # %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #95f5ca4d
 @no_type_check
@@ -189,7 +189,7 @@ def add_up(plan: Plan, operands: Sequence[Float[Tensor, "_ dim"]]) -> Float[Tens
                 total[n, part] += view.sum(axis)
     return total
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #9ba98964
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #70ed09d1
 def slopes_of(
     looks: list[Look],
     total: Float[Tensor, "sums b"],  # Of `add_up`.
@@ -202,10 +202,10 @@ def slopes_of(
     forces = [force[part].unsqueeze(k) for (_, part, _, _), k in zip(looks, across, strict=True)]
     views = [look[2] for look in looks]
     if shift is None:
-        sums = [torch.where(z > -torch.inf, z, 0.0) for z in sums]
+        sums = [torch.where(z == -torch.inf, 0.0, z) for z in sums]
         terms = [(v - z).exp_().mul_(f) for v, z, f in zip(views, sums, forces, strict=True)]
     else:
-        forces = [f / torch.where(z > 0, z, 1.0) for f, z in zip(forces, sums, strict=True)]
+        forces = [f / torch.where(z == 0, 1.0, z) for f, z in zip(forces, sums, strict=True)]
         if all(view is views[0] for view in views):
             return views[0].sub_(shift).exp_().mul_(sum(forces))
         terms = [v.sub_(shift).exp_().mul_(f) for v, f in zip(views, forces, strict=True)]
@@ -232,7 +232,7 @@ def push_back(
             gradients[block.right][columns].addmm_(slope.T, left)
     return gradients
 
-# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #caa9298e
+# %% ../../nbs/scaling/12_bidirectional_tiles.ipynb #7981960a
 class _BidirectionalTiles(torch.autograd.Function):
     """The loss of each pair, and whether it has anything to be compared with."""
 
@@ -241,7 +241,7 @@ class _BidirectionalTiles(torch.autograd.Function):
         with torch.autocast(operands[0].device.type, enabled=False):
             total = add_up(plan, operands)
         logs = total if plan.shift is None else total.log() + plan.shift
-        some = logs > -torch.inf
+        some = logs != -torch.inf  # a sum that is NaN is not an empty one
         count = some.sum(0)
         ctx.plan = plan
         ctx.save_for_backward(total, count.clamp(min=1), *operands)
@@ -251,8 +251,7 @@ class _BidirectionalTiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, _):
-        if torch.is_grad_enabled():
-            raise RuntimeError("second derivatives need chunk_size=None")
+        refuse_second_derivatives()
         total, count, *operands = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
         with torch.autocast(total.device.type, enabled=False):

@@ -6,7 +6,7 @@
 __all__ = ['cut_items', 'cut_tokens', 'count_items', 'take', 'token_lengths', 'random_state', 'set_random_state', 'precision',
            'GradCache']
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #e1858832
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #1d181365
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -222,7 +221,7 @@ def _check_leaves(leaves: Sequence[Any], size: int) -> None:
                 f"the batch?"
             )
 
-# %% ../../nbs/scaling/20_gradient_caching.ipynb #7827d624
+# %% ../../nbs/scaling/20_gradient_caching.ipynb #723d33ce
 class _Replay(torch.autograd.Function):
     """Representations without a graph below them; backward encodes again, piece by piece."""
 
@@ -233,8 +232,9 @@ class _Replay(torch.autograd.Function):
         return tuple(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients):
+        if torch.is_grad_enabled():  # by create_graph
+            raise RuntimeError("a GradCache keeps no graph: second derivatives need a plain step.")
         state, left = random_state(), iter(gradients)
         try:
             for piece in ctx.pieces:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ChunkSize', 'SMALL', 'TILE', 'FEWEST', 'RowLoss', 'rows_per_tile', 'product', 'row_weights', 'softmax_rows',
-           'softmax_slopes', 'reduce_rows']
+           'softmax_slopes', 'refuse_second_derivatives', 'reduce_rows']
 
-# %% ../../nbs/scaling/10_tiling.ipynb #5555395b
+# %% ../../nbs/scaling/10_tiling.ipynb #681bb623
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..core import Reduction, UnknownName, check_shape, masked_logsumexp
-from .across_devices import mean_over_processes, rank_and_world
+from .across_devices import gather as gathered
+from .across_devices import rank_and_world
 
 # %% ../../nbs/scaling/10_tiling.ipynb #2b92c226
 ChunkSize = int | Literal["auto"] | None
@@ -72,7 +73,7 @@ def product(
         return _Product.apply(left, right)
     return left @ right.mT
 
-# %% ../../nbs/scaling/10_tiling.ipynb #4e8d8753
+# %% ../../nbs/scaling/10_tiling.ipynb #10793a92
 def row_weights(
     counted: Bool[Tensor, "b"] | None,  # False for rows that have nothing to learn from.
     like: Float[Tensor, "b ..."],  # Its dtype is that of the result.
@@ -93,7 +94,9 @@ def row_weights(
         share = share if counted is None else torch.where(counted, share, 0.0)
     if reduction == "sum":
         return share * rank_and_world()[1] if gather else share
-    mass = mean_over_processes(share.detach().sum()) if gather else share.sum()
+    mass = share.sum()
+    if gather:
+        mass = gathered(mass[None], [1] * rank_and_world()[1]).mean()
     return share / torch.where(mass > 0, mass, 1)
 
 # %% ../../nbs/scaling/10_tiling.ipynb #77879c24
@@ -166,7 +169,13 @@ def _sweep(fn, rows, weights, operands, wanted):
                     gradients[2 * k + 1].addmm_(slope.mT, weights[part, None] * lefts[k][part])
     return values, gradients
 
-# %% ../../nbs/scaling/10_tiling.ipynb #b4c589f3
+# %% ../../nbs/scaling/10_tiling.ipynb #41a93ff8
+def refuse_second_derivatives() -> None:
+    """Raise a RuntimeError in a backward pass that is to be differentiated itself."""
+    if torch.is_grad_enabled():  # by create_graph
+        raise RuntimeError("the scores of tiles are gone: second derivatives need chunk_size=None.")
+
+# %% ../../nbs/scaling/10_tiling.ipynb #cc0886ca
 class _RowTiles(torch.autograd.Function):
     """Σ weights · loss of rows, or the losses themselves, a few rows at a time."""
 
@@ -182,23 +191,22 @@ class _RowTiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        if torch.is_grad_enabled():  # by create_graph
-            raise RuntimeError("the scores are gone: second derivatives need chunk_size=None.")
+        refuse_second_derivatives()
         if ctx.summed:
             return None, None, *(g if g is None else upstream * g for g in ctx.saved_tensors)
         wanted = ctx.needs_input_grad[3:]
         gradients = _sweep(ctx.fn, ctx.rows, upstream, ctx.saved_tensors, wanted)[1]
         return None, None, None, *gradients
 
-# %% ../../nbs/scaling/10_tiling.ipynb #645971e1
+# %% ../../nbs/scaling/10_tiling.ipynb #5207019a
 def reduce_rows(
     fn: RowLoss,  # No gradient flows to what it holds itself.
     operands: Sequence[tuple[Float[Tensor, "b _"], Float[Tensor, "_ _"]]],  # left, right
     counted: Bool[Tensor, "b"] | None = None,  # False for rows that have nothing to learn from.
-    weights: Real[Tensor, "b"] | None = None,
-    reduction: Reduction = "mean",
-    chunk_size: ChunkSize = "auto",
-    gather: bool = False,
+    weights: Real[Tensor, "b"] | None = None,  # One per row; may carry a gradient.
+    reduction: Reduction = "mean",  # "mean", "sum" or "none".
+    chunk_size: ChunkSize = "auto",  # Rows of a tile; None: the whole matrix at once.
+    gather: bool = False,  # Rows of all processes share the mean; `right` is gathered already.
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per row.
     """A loss of the rows of `left @ right.T`, for each pair of operands, reduced over rows."""
     first, count = operands[0][0], len(operands[0][0])
