@@ -301,9 +301,9 @@ def test_given_triplets_without_negatives_are_refused(without_shape_checks):
 
 def test_given_triplets_whose_negatives_are_all_padding_cost_nothing():
     q, d = (random_batch(3, seed=s)[0] for s in range(2))
-    nobody = torch.zeros(3, 2).bool()
-    value = given_triplet_loss(q.requires_grad_(), d, negatives=torch.full((3, 2, 6), torch.nan).double(),
-                               negatives_where=nobody)  # fmt: skip
+    padding = {"negatives": torch.full((3, 2, 6), torch.nan).double()}
+    padding["negatives_where"] = torch.zeros(3, 2).bool()
+    value = given_triplet_loss(q.requires_grad_(), d, **padding)
     (gradient,) = torch.autograd.grad(value, q)
     assert value == 0 and not gradient.any()
 

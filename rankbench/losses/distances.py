@@ -133,7 +133,7 @@ def mean_cost(costs: Tensor, which: Tensor, average: str) -> Tensor:
       time="b", memory="b", aliases=("triplets", "triplet_margin"),
       laws={"nonnegative"},
       elsewhere={"sentence_transformers": "TripletLoss; with margin 5",
-                 "torch": "triplet_margin_loss; with margin 1 and 1e-6 inside the norm"})  # fmt: skip
+                 "torch": "triplet_margin_loss; margin 1, 1e-6 inside the norm"})  # fmt: skip
 def given_triplet_loss(
     queries: Float[Tensor, "b dim"],
     documents: Float[Tensor, "b dim"],  # Document i belongs to query i.
