@@ -4,6 +4,8 @@ import torch
 
 # Losses whose vectors need an even number of coordinates.
 EVEN = {"angle"}
+# Losses that have nothing to compare without hard negatives, and refuse to.
+NEGATIVES_NEEDED = {"given_triplet"}
 MASKS = {"where", "negatives_where", "exclude", "positives"}
 
 
@@ -55,6 +57,8 @@ def batch(card, r, full: bool = False):
             keywords["exclude"][0] = [True] * size
         return data, keywords
     chosen = {n: v for n, v in keywords.items() if r.random() < 0.5}
+    if card.name in NEGATIVES_NEEDED:
+        chosen["negatives"] = keywords["negatives"]
     hard = {n for n in keywords if "negatives" in n}
     if "negatives" not in chosen:
         chosen = {n: v for n, v in chosen.items() if n not in hard}

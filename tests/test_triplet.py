@@ -250,8 +250,22 @@ def test_unknown_names_are_refused(without_shape_checks):
 def test_the_aliases_have_the_defaults_they_promise():
     assert find("batch_all_triplet").fn is triplet_loss
     assert find("batch_all_triplet").settings["mining"] == "all"
-    with pytest.raises(ValueError, match="triplet"):
-        find("batch_hard_triplet")  # it would not be hard by default
+    assert find("triplet_margin").fn is given_triplet_loss  # torch's takes given triplets
+    assert find("hadsell").fn is contrastive_loss
+
+
+@pytest.mark.parametrize("name", ["batch_hard_triplet", "batch_semi_hard_triplet", "triplet_hard"])
+def test_a_name_that_would_need_a_setting_points_to_the_loss_that_has_it(name):
+    with pytest.raises(ValueError, match="did you mean .*triplet"):
+        find(name)  # it would not be hard by default
+
+
+def test_the_contrastive_loss_and_the_contrastive_family_point_at_each_other():
+    card = find("contrastive")
+    assert card.family == "metric learning" and card.fn is contrastive_loss
+    assert "infonce" in card.avoid_when and "marked" in card.use_when
+    assert "infonce" in find("given_triplet").avoid_when
+    assert find("infonce").family == "contrastive"
 
 
 # Given triplets ----------------------------------------------------------------------------------
@@ -275,11 +289,42 @@ def test_queries_without_a_negative_do_not_count():
     close(value, two)
 
 
-def test_without_negatives_there_is_nothing_to_learn():
+def test_given_triplets_without_negatives_are_refused(without_shape_checks):
     q, d = (random_batch(3, seed=s)[0] for s in range(2))
-    value = given_triplet_loss(q.requires_grad_(), d)
+    with pytest.raises(ValueError, match="needs negatives"):
+        given_triplet_loss(q, d)
+    with pytest.raises(ValueError, match="without negatives"):
+        given_triplet_loss(q, d, negatives_where=torch.ones(3, 1).bool())
+    with pytest.raises(ValueError, match=r"negatives\[:, None\]"):
+        given_triplet_loss(q, d, negatives=d)
+
+
+def test_given_triplets_whose_negatives_are_all_padding_cost_nothing():
+    q, d = (random_batch(3, seed=s)[0] for s in range(2))
+    padding = {"negatives": torch.full((3, 2, 6), torch.nan).double()}
+    padding["negatives_where"] = torch.zeros(3, 2).bool()
+    value = given_triplet_loss(q.requires_grad_(), d, **padding)
     (gradient,) = torch.autograd.grad(value, q)
     assert value == 0 and not gradient.any()
+
+
+def test_one_negative_each_makes_both_averages_those_of_torch():
+    q, d, n = (random_batch(9, seed=s)[0] for s in range(3))
+    theirs = torch.nn.functional.triplet_margin_loss(q, d, n, margin=1.0, eps=0.0)
+    for average in ("active", "valid"):
+        close(given_triplet_loss(q, d, negatives=n[:, None], margin=1.0, average=average), theirs)
+
+
+def test_margins_that_make_no_sense_are_refused():
+    x, labels = random_batch(4)
+    for margin in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="margin is"):
+            triplet_loss(x, labels, margin=margin)
+        with pytest.raises(ValueError, match="margin is"):
+            given_triplet_loss(x, x, negatives=x[:, None], margin=margin)
+    for margin in (0.0, -0.1):
+        with pytest.raises(ValueError, match="margin is"):
+            contrastive_loss(x, x, labels, margin=margin)
 
 
 def test_a_negative_on_the_query_gets_a_finite_gradient():

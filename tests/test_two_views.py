@@ -232,6 +232,12 @@ def test_unit_vectors_cannot_cost_less_than_opposites(seed, count):
     assert (npairs_loss(q, d, **NONE) >= floor - 1e-9).all()
 
 
+@pytest.mark.parametrize("price", [-0.1, float("nan")])
+def test_a_price_below_zero_is_refused(price):
+    with pytest.raises(ValueError, match="l2_weight is"):
+        npairs_loss(torch.eye(2), torch.eye(2), l2_weight=price)
+
+
 def test_one_pair_alone_pays_for_its_length_only():
     q, d = batch(0, 1)
     assert npairs_loss(q, d).item() == 0

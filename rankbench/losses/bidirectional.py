@@ -98,10 +98,10 @@ def _in_tiles(
     keywords = {"directions": directions, "joint": joint, "side": side, "bound": known}
     return bidirectional_tiles(*operands, sight=sight, **keywords)
 
-# %% ../../nbs/losses/60_bidirectional.ipynb #60032231
+# %% ../../nbs/losses/60_bidirectional.ipynb #13387447
 @loss(family="contrastive", signature="embeddings", labels="none", source="li2023",
       use_when="Pairs, and more negatives wanted from the same batch; crowded embeddings.",
-      avoid_when="Batches of queries that paraphrase each other: they are pushed apart.",
+      avoid_when="Queries of a batch that paraphrase each other: they part, unless in exclude.",
       time="b²", memory="b", aliases=("gte", "mnbrl"),
       laws={"nonnegative", "pulls_up_positives"},
       elsewhere={"sentence_transformers": "MultipleNegativesRankingLoss; four directions",

@@ -16,7 +16,7 @@ from ..core import Reduction, as_float
 from .contrastive import infonce_loss
 from ..scaling.tiling import ChunkSize, row_weights
 
-# %% ../../nbs/losses/59_npairs.ipynb #c029a0ea
+# %% ../../nbs/losses/59_npairs.ipynb #33041919
 @loss(family="contrastive", signature="embeddings", labels="none", source="sohn2016",
       use_when="Embeddings whose length may carry meaning, with a brake on that length.",
       avoid_when="Cosine is what ranks at search time: train with the similarity you search with.",
@@ -31,7 +31,7 @@ def npairs_loss(
     negatives_where: Bool[Tensor, "b k"] | None = None,  # True for real ones, where counts differ.
     exclude: Exclude | None = None,  # Neither positive nor negative: a mask, or ids of texts.
     weights: Real[Tensor, "b"] | None = None,  # One weight per pair.
-    l2_weight: float = 0.0,  # Of the squared lengths of both sides of a pair.
+    l2_weight: float = 0.0,  # λ, the price of the squared lengths of both sides of a pair.
     chunk_size: ChunkSize = "auto",  # Queries at a time; None: all.
     gather: bool = False,  # Contrast with the documents of all processes.
     reduction: Reduction = "mean",  # Over pairs: "mean", "sum" or "none".
@@ -40,6 +40,8 @@ def npairs_loss(
 
     ℓᵢ = log(1 + Σⱼ≠ᵢ exp(qᵢ·dⱼ - qᵢ·dᵢ)) + λ (‖qᵢ‖² + ‖dᵢ‖²)
     """
+    if not l2_weight >= 0:
+        raise ValueError(f"l2_weight is {l2_weight}; expected 0 or more, such as 0.02.")
     value = infonce_loss(
         queries, documents, negatives=negatives, negatives_where=negatives_where, exclude=exclude,
         weights=weights, similarity="dot", temperature=1.0, chunk_size=chunk_size, gather=gather,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Distance', 'triplet_loss']
 
-# %% ../../nbs/losses/62_triplet.ipynb #f35bb9e8
+# %% ../../nbs/losses/62_triplet.ipynb #233058fb
 from functools import partial
 from typing import Literal
 
@@ -17,18 +17,18 @@ from torch.nn.functional import pad
 from ..candidates import Candidates, class_sizes, labelled_candidates
 from ..cards import loss
 from ..core import Reduction, UnknownName
-from .distances import mean_cost, root, triplet_cost
+from .distances import check_triplets, mean_cost, root, triplet_cost
 from ..pair_sums import sum_pairs
 from ..scaling.tiling import ChunkSize, rows_per_tile
 
-# %% ../../nbs/losses/62_triplet.ipynb #473ba642
+# %% ../../nbs/losses/62_triplet.ipynb #f7a7c2ad
 Distance = Literal["euclidean", "squared_euclidean", "cosine"]
 
 
 def _distance_lists(
     embeddings: Tensor, labels: Tensor, where: Tensor | None, distance: str, gather: bool
 ) -> Candidates:
-    """Lists whose scores are squared distances, or cosines."""
+    """A list per anchor, whose scores are squared distances to the others, or cosines."""
     if distance not in ("euclidean", "squared_euclidean", "cosine"):
         known = ("euclidean", "squared_euclidean", "cosine")
         raise UnknownName("distance", str(distance), known)
@@ -103,15 +103,16 @@ def _sixteenth(chunk_size: ChunkSize, rows: int, columns: int) -> ChunkSize:
     tile = rows_per_tile(chunk_size, rows, columns)
     return tile if tile is None or chunk_size != "auto" else max(1, tile // 16)
 
-# %% ../../nbs/losses/62_triplet.ipynb #cb9368d9
+# %% ../../nbs/losses/62_triplet.ipynb #593658d8
 @loss(family="metric learning", signature="classes", labels="classes", source="schroff2015",
       use_when="Classes or clusters with several texts each; an order of distances is enough.",
-      avoid_when="Queries and documents in pairs: InfoNCE uses the same batch better.",
-      time="b² log b", memory="b", aliases=("batch_all_triplet", "triplet_margin"),
-      laws={"nonnegative"},
-      elsewhere={"sentence_transformers": "BatchAllTripletLoss; also BatchHard, BatchSemiHard, "
-                                          "BatchHardSoftMargin, all with margin 5",
-                 "pytorch_metric_learning": "TripletMarginLoss; margin 0.05"})  # fmt: skip
+      avoid_when="Ready-made triplets (see given_triplet), or pairs without classes (see infonce).",
+      time="b² log b", memory="b", aliases=("batch_all_triplet",), laws={"nonnegative"},
+      elsewhere={"sentence_transformers":
+                     "BatchAllTripletLoss; with margin 5, over the triplets of the whole batch at "
+                     "once. BatchHard and BatchSemiHard: mining. BatchHardSoftMargin: also soft",
+                 "pytorch_metric_learning":
+                     "TripletMarginLoss; with margin 0.05, of unit vectors"})  # fmt: skip
 def triplet_loss(
     embeddings: Float[Tensor, "b dim"],
     labels: Int[Tensor, "b"],  # Equal ones belong together.
@@ -133,8 +134,7 @@ def triplet_loss(
     """
     if mining not in ("all", "hard", "semi_hard"):
         raise UnknownName("mining", str(mining), ("all", "hard", "semi_hard"))
-    if average not in ("active", "valid"):
-        raise UnknownName("average", str(average), ("active", "valid"))
+    check_triplets(margin, average)
     lists = _distance_lists(embeddings, labels, where, distance, gather)
     alike, _ = class_sizes(labels, where, gather)  # no negative, no cost: one class, all 0
     if soft:

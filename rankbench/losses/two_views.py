@@ -19,10 +19,10 @@ from ..core import Reduction, masked_logsumexp
 from .bidirectional import bidirectional_infonce_loss
 from ..scaling.tiling import ChunkSize, reduce_rows
 
-# %% ../../nbs/losses/58_two_views.ipynb #82292e03
+# %% ../../nbs/losses/58_two_views.ipynb #c0e96c23
 @loss(family="contrastive", signature="embeddings", labels="none", source="radford2021",
       use_when="Pairs in which either side may be the query: image and text, two languages.",
-      avoid_when="Only one side is ever searched with: half of the loss trains nothing of use.",
+      avoid_when="Only one side is ever searched with (see infonce): half of the loss is lost.",
       time="b²", memory="b", aliases=("clip", "symmetric_mnrl"),
       laws={"nonnegative", "pulls_up_positives"},
       elsewhere={"sentence_transformers": "MultipleNegativesSymmetricRankingLoss",

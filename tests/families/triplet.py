@@ -267,3 +267,6 @@ LATER = {
 
 # The golden families of these losses.
 FAMILIES = {"Triplet", "Batch triplet", "Contrastive (Hadsell)", "Online contrastive"}
+
+# Without negatives it has no triplet, and says so.
+ABSOLUTE = {"given_triplet"}
