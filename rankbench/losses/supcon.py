@@ -8,6 +8,7 @@ __all__ = ['supcon_loss']
 # %% ../../nbs/losses/63_supcon.ipynb #da03d970
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
