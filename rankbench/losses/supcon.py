@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['supcon_loss']
 
-# %% ../../nbs/losses/63_supcon.ipynb #da03d970
+# %% ../../nbs/losses/63_supcon.ipynb #185850bb
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
