@@ -367,3 +367,14 @@ def test_ratio_and_ceiling_of_stale_negatives_are_settings():
 def test_scores_of_negatives_have_to_match(without_shape_checks):
     with pytest.raises(ValueError, match="first has shape"):
         stale_negatives(torch.zeros(2), torch.zeros(1))
+
+
+def test_the_angle_refuses_documents_of_another_shape(without_shape_checks):
+    with pytest.raises(ValueError, match=r"documents has shape \(3, 5\) but queries has \(3, 6\)"):
+        angle_similarity(torch.ones(3, 6), torch.ones(3, 5))
+
+
+def test_conan_refuses_a_negative_weight(batches):
+    data, _ = batches
+    with pytest.raises(ValueError, match="beta is -1.0; expected a number that is not negative"):
+        conan_loss(*data, beta=-1.0)

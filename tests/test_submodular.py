@@ -112,3 +112,19 @@ def test_a_set_has_no_value_per_row():
     with pytest.raises(ValueError) as error:
         submodular_loss(*batch(0), reduction="none")
     assert "a set has one value" in str(error.value)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("information", ["total", "correlation"])
+def test_a_batch_without_rows_costs_nothing(function, information):
+    x, labels = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    value = submodular_loss(x, labels, function=function, information=information)
+    assert value == 0 and value.requires_grad
+
+
+@pytest.mark.parametrize("size", [6, 300])
+def test_the_log_determinant_of_copies_is_right_down_to_a_small_lambda(size):
+    x, labels = torch.ones(size, 64), torch.arange(size) % 3
+    ours = submodular_loss(x, labels, function="log_det", lam=1e-4)
+    exact = submodular_loss(x.double(), labels, function="log_det", lam=1e-4)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=0)

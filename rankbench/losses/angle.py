@@ -16,7 +16,7 @@ from ..core import Reduction, check_mask, check_shape
 from .cosent import cosent_loss
 from ..scaling.across_devices import gather as gathered
 
-# %% ../../nbs/losses/67_angle.ipynb #d26398b2
+# %% ../../nbs/losses/67_angle.ipynb #0e3c3071
 def angle_similarity(
     queries: Float[Tensor, "*batch dim"],  # An even number of coordinates.
     documents: Float[Tensor, "*batch dim"],
@@ -27,6 +27,7 @@ def angle_similarity(
             f"queries has {queries.shape[-1]} coordinates; expected an even number, because the "
             "halves are real and imaginary parts. Drop or pad one coordinate."
         )
+    check_shape("documents", documents, queries.shape, "queries has")
     left, right = normalize(queries), normalize(documents)
     real, imaginary = right.chunk(2, -1)
     turned = torch.cat([real - imaginary, imaginary + real], -1)

@@ -16,13 +16,13 @@ from .cosent import cosent_loss
 from ..scaling.across_devices import gather as gathered
 from ..scaling.tiling import ChunkSize
 
-# %% ../../nbs/losses/72_conan.ipynb #05710fdb
+# %% ../../nbs/losses/72_conan.ipynb #5d7f850a
 def conan_loss(
     queries: Float[Tensor, "b dim"],  # Retrieval batch.
     documents: Float[Tensor, "b dim"],  # Document i belongs to query i.
-    left: Float[Tensor, "n dim"],  # Similarity batch: pairs of texts
-    right: Float[Tensor, "n dim"],
-    labels: Real[Tensor, "n"],  # with grades.
+    left: Float[Tensor, "n dim"],  # Similarity batch: one text of each pair.
+    right: Float[Tensor, "n dim"],  # Text i is compared with text i of `left`;
+    labels: Real[Tensor, "n"],  # Grades of the pairs; only their order matters.
     *,
     negatives: Float[Tensor, "b k dim"] | None = None,  # Hard negatives of each query.
     negatives_where: Bool[Tensor, "b k"] | None = None,  # True for real ones, where counts differ.
@@ -36,11 +36,13 @@ def conan_loss(
 
     ℓ = InfoNCE(q, d) + β CoSENT(cos(x, y), grades)
     """
+    if not isinstance(beta, Tensor) and not beta >= 0:
+        raise ValueError(f"beta is {beta}; expected a number that is not negative, such as 0.8.")
+    check_pairs(left, right)
     retrieval = infonce_loss(
         queries, documents, negatives=negatives, negatives_where=negatives_where, exclude=exclude,
         temperature=temperature, chunk_size=chunk_size, gather=gather,
     )  # fmt: skip
-    check_pairs(left, right)
     scores = (normalize(left) * normalize(right)).sum(-1)
     if gather:
         scores, labels = gathered(scores), gathered(labels)

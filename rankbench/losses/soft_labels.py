@@ -19,9 +19,9 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/69_soft_labels.ipynb #897604db
+# %% ../../nbs/losses/69_soft_labels.ipynb #1c9d5fcb
 @loss(family="distillation", signature="scores", labels="teacher", source="gu2025",
-      use_when="A judge scores each candidate, and mined negatives are often half right.",
+      use_when="A judge scores each candidate, and mined negatives may be half right.",
       avoid_when="The judge's scores are on another scale than the student's similarities.",
       time="n", memory="n", aliases=("jeffreys", "unime_v2"),
       laws={"shift_invariant", "nonnegative", "zero_at_labels"})  # fmt: skip

@@ -18,9 +18,11 @@ from ..core import Reduction, UnknownName, check_mask, check_positive, check_sha
 from ..scaling.across_devices import gather as gathered
 from ..scaling.tiling import product
 
-# %% ../../nbs/losses/68_submodular.ipynb #5566e5dc
+# %% ../../nbs/losses/68_submodular.ipynb #cc6160bb
 def _facility_location(similar: Tensor, same: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Σ over classes of how well they cover the batch, and how well all of it does."""
+    if not len(similar):
+        return similar.sum(), similar.sum()
     first = same.int().argmax(-1)  # the position of the first member of a row's class
     low = torch.full_like(similar, -torch.inf)
     visible = torch.where(real, similar, low)
@@ -41,10 +43,10 @@ def _log_det(similar: Tensor, same: Tensor, real: Tensor, lam: float) -> tuple[T
     roots = torch.linalg.cholesky(blocks).diagonal(dim1=-2, dim2=-1)
     return tuple(2 * roots.log().sum(-1))
 
-# %% ../../nbs/losses/68_submodular.ipynb #64456149
+# %% ../../nbs/losses/68_submodular.ipynb #332be030
 @loss(family="metric learning", signature="classes", labels="classes", source="majee2024",
-      use_when="Embeddings with a class each, where classes are of very different size.",
-      avoid_when="Pairs without classes; batches where most classes have one member.",
+      use_when="Embeddings with a class each; a class as a whole, not its number of pairs, counts.",
+      avoid_when="Pairs without classes; one member per class; batches too large for a b×b table.",
       time="b³", memory="b²", aliases=("score_submodular",))  # fmt: skip
 def submodular_loss(
     embeddings: Float[Tensor, "b dim"],
@@ -53,7 +55,7 @@ def submodular_loss(
     where: Bool[Tensor, "b"] | None = None,  # True for real rows, False for padding.
     function: Literal["facility_location", "graph_cut", "log_det"] = "facility_location",
     information: Literal["total", "correlation"] = "total",  # S, or C.
-    lam: float = 1.0,  # λ of graph cut and log determinant.
+    lam: float = 1.0,  # λ of graph cut and log determinant; there not below 1e-4 in float32.
     gather: bool = False,  # The embeddings of all processes.
     reduction: Reduction = "mean",  # Over embeddings: "mean" or "sum".
 ) -> Float[Tensor, ""]:
