@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['alignment', 'uniformity', 'tolerance']
 
-# %% ../nbs/losses/52_temperature.ipynb #fa59feb0
+# %% ../nbs/losses/52_temperature.ipynb #b09c4fdb
 import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .core import as_float, check_shape
+from .core import as_float, check_positive, check_shape
 from .scaling.tiling import ChunkSize, rows_per_tile
 
-# %% ../nbs/losses/52_temperature.ipynb #8c6aaf4a
+# %% ../nbs/losses/52_temperature.ipynb #e42d1970
 def _unit(x: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
     """Vectors of length 1, in float32 or float64; zero vectors stay zero."""
     return torch.nn.functional.normalize(as_float(x), dim=-1)
@@ -24,16 +24,17 @@ def _unit(x: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
 def alignment(
     left: Float[Tensor, "b dim"],
     right: Float[Tensor, "b dim"],  # Row i belongs to row i of `left`.
-    alpha: float = 2.0,  # Power of the distance.
+    alpha: float = 2.0,  # Power of the distance, above 0.
 ) -> Float[Tensor, ""]:  # 0: equal; 2 to the power of alpha: opposite.
     """Mean distance of the two sides of a pair on the unit sphere (Wang and Isola, 2020).
 
     E ‖qᵢ - dᵢ‖^α
     """
     check_shape("right", right, left.shape, "left has")
+    check_positive("alpha", alpha)
     return (_unit(left) - _unit(right)).norm(dim=-1).pow(alpha).mean()
 
-# %% ../nbs/losses/52_temperature.ipynb #b5f0ed75
+# %% ../nbs/losses/52_temperature.ipynb #251c1744
 def uniformity(
     x: Float[Tensor, "b dim"],
     t: float = 2.0,  # Steepness of the potential; 1/(2t) is a temperature.
@@ -43,6 +44,9 @@ def uniformity(
 
     log mean exp(-t ‖xᵢ - xⱼ‖²), i < j
     """
+    check_positive("t", t)
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected [B, D].")
     count = len(x)
     if count < 2:
         raise ValueError(f"uniformity compares pairs of embeddings; x has {count}.")

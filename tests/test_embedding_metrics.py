@@ -162,3 +162,12 @@ def test_shapes_that_do_not_fit_are_refused(without_shape_checks):
         alignment(torch.ones(2, 3), torch.ones(3, 3))
     with pytest.raises(ValueError, match="labels has shape"):
         tolerance(torch.ones(2, 3), torch.zeros(3).long())
+
+
+def test_settings_without_a_meaning_are_refused(without_shape_checks):
+    with pytest.raises(ValueError, match="alpha is 0"):
+        alignment(torch.ones(2, 3), torch.ones(2, 3), alpha=0)
+    with pytest.raises(ValueError, match="t is -1"):
+        uniformity(torch.ones(2, 3), t=-1)
+    with pytest.raises(ValueError, match="expected \\[B, D\\]"):
+        uniformity(torch.ones(2, 3, 4))

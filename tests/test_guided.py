@@ -124,6 +124,11 @@ def test_a_guide_of_other_texts_is_refused(without_shape_checks):
     assert "a guide sees the same texts" in said
 
 
+def test_other_negatives_for_the_guide_are_refused(without_shape_checks):
+    seen = {"negatives": draw(5, 2, 4), "guide_negatives": draw(5, 1, 3)}
+    assert "guide_negatives has shape (5, 1)" in message(gist_loss, *batch(0, size=5), **seen)
+
+
 def test_directions_without_the_positive_are_refused():
     said = message(gist_loss, *batch(0), directions=("query_to_query",))
     assert said == "directions lacks 'query_to_doc', which holds the positives; add it."

@@ -202,6 +202,17 @@ def test_fewer_than_one_negative_is_refused():
         )
 
 
+def test_a_part_of_a_negative_is_refused(without_shape_checks):
+    with pytest.raises(ValueError, match="expected a whole number"):
+        sample_negatives(listed_candidates(drawn(0, 2, 3), drawn(1, 2, 2, 3), grades(0, 2, 2)), 1.5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2, 3), (2, 2, 4)])
+def test_lists_that_do_not_fit_the_queries_are_refused(shape, without_shape_checks):
+    with pytest.raises(ValueError, match=r"expected \[B, L, D\]"):
+        score_based_in_batch_loss(drawn(0, 2, 3), drawn(1, *shape), grades(0, 2, 2))
+
+
 def test_the_list_of_a_twin_is_left_out():
     queries, documents, labels = drawn(0, 1, 3), drawn(1, 1, 2, 3), torch.tensor([[1.0, 0.0]])
     once = score_based_in_batch_loss(queries, documents, labels)

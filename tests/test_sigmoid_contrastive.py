@@ -251,6 +251,7 @@ def test_no_gradient_reaches_the_grades():
         ({"pos_weight": 0.0}, "pos_weight is 0.0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"negatives": torch.ones(3, 2)}, "negatives\\[:, None\\]"),
+        ({"bias": torch.zeros(3)}, "expected one number for all pairs"),
     ],
 )
 def test_bad_settings_are_refused_in_words(keywords, message, without_shape_checks):

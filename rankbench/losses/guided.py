@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIRECTIONS', 'false_negative_mask', 'gist_loss']
 
-# %% ../../nbs/losses/57_guided.ipynb #bc78baa2
+# %% ../../nbs/losses/57_guided.ipynb #10fee56b
 from functools import partial
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..candidates import Candidates, Exclude, Similarity, directional_candidates
 from ..cards import loss
-from ..core import Reduction, UnknownName, masked_logsumexp
+from ..core import Reduction, UnknownName, check_shape, masked_logsumexp
 from ..scaling.tiling import ChunkSize, product, reduce_rows
 
 # %% ../../nbs/losses/57_guided.ipynb #662041a9
@@ -80,7 +80,7 @@ def _blocks(
     )
     return first | directional_candidates(queries, documents, directions=others, **common)
 
-# %% ../../nbs/losses/57_guided.ipynb #7113a581
+# %% ../../nbs/losses/57_guided.ipynb #503a72b1
 @loss(family="contrastive", signature="guided", labels="none", source="solatorio2024",
       use_when="Pairs with many unmarked right answers, and a good model to point them out.",
       avoid_when="No model at hand that is better than the one in training.",
@@ -117,6 +117,8 @@ def gist_loss(
     if len(guide_queries) != len(queries) or (negatives is None) != (guide_negatives is None):
         raise ValueError("a guide sees the same texts; give it as many pairs, and guide_negatives "
                          "exactly where there are negatives.")  # fmt: skip
+    if negatives is not None and guide_negatives is not None:
+        check_shape("guide_negatives", guide_negatives[..., 0], negatives.shape[:2], "negatives is")
     build = partial(_blocks, directions, negatives_where, exclude, gather)
     blocks = build(queries, documents, negatives, similarity, temperature)
     with torch.no_grad():

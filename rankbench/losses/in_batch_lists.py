@@ -55,7 +55,7 @@ def _listed_masks(
     others = real if hidden is None else real & ~hidden[:, owners]
     return owned & best, torch.where(owned, best | worse, others)
 
-# %% ../../nbs/losses/56_in_batch_lists.ipynb #74df30cf
+# %% ../../nbs/losses/56_in_batch_lists.ipynb #ed5d6254
 def listed_candidates(
     queries: Float[Tensor, "b dim"],
     documents: Float[Tensor, "b l dim"],  # The list of each query.
@@ -71,6 +71,9 @@ def listed_candidates(
     """The lists that a batch of lists makes: the own best document against the rest."""
     check_positive("min_target_diff", min_target_diff)
     check_positive("temperature", temperature, such_as=0.05)
+    if documents.ndim != 3 or queries.shape != documents[:, 0].shape:
+        raise ValueError(f"documents has shape {tuple(documents.shape)}; expected [B, L, D], and "
+                         f"queries, which has {tuple(queries.shape)}, [B, D].")  # fmt: skip
     check_shape("labels", labels, documents.shape[:2], "documents are")
     real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
     check_mask("where", real, labels.shape, "labels has")
@@ -85,7 +88,7 @@ def listed_candidates(
     masks = partial(_listed_masks, pairs, owners, columns, best, worse)
     return Candidates(left / temperature, right, masks, None, gather)
 
-# %% ../../nbs/losses/56_in_batch_lists.ipynb #ed14d041
+# %% ../../nbs/losses/56_in_batch_lists.ipynb #c33ee60c
 def _sampled_masks(
     lists: Candidates,
     keys: Float[Tensor, "b m"],  # Random numbers.
@@ -106,8 +109,8 @@ def sample_negatives(
     generator: torch.Generator | None = None,
 ) -> Candidates:
     """The same lists with at most `count` random negatives each."""
-    if count < 1:
-        raise ValueError(f"max_negatives is {count}; expected a number above 0, or None for all.")
+    if count < 1 or count != int(count):
+        raise ValueError(f"max_negatives is {count}; expected a whole number, or None for all.")
     size, device = (len(lists.left), len(lists.right)), lists.left.device
     keys = torch.rand(size, generator=generator, device=device)
     masks = partial(_sampled_masks, lists, keys, count)

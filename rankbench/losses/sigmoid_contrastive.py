@@ -21,12 +21,14 @@ from ..core import Reduction, UnknownName, check_mask, check_positive, check_sha
 from ..scaling.across_devices import gather as gathered
 from ..scaling.tiling import ChunkSize, reduce_rows
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #4fe0f3e0
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #f990477a
 def with_bias(
     lists: Candidates,
     bias: float | Float[Tensor, ""],  # Added to every score; a tensor may be learned.
 ) -> Candidates:
     """The same lists with a constant added to every score."""
+    if isinstance(bias, Tensor) and bias.numel() != 1:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; expected one number for all pairs.")
     offset = bias * torch.ones_like(lists.left[:, :1])
     left = torch.cat([lists.left, offset], 1)
     right = torch.cat([lists.right, torch.ones_like(lists.right[:, :1])], 1)
@@ -69,9 +71,9 @@ class _Pairwise(NamedTuple):
             return costs, [slope.sub_(right)]
         return costs, [slope.scatter_add_(1, own, -torch.ones_like(own, dtype=x.dtype))]
 
-# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #fcd95545
+# %% ../../nbs/losses/53_sigmoid_contrastive.ipynb #ec83bbdf
 @loss(family="contrastive", signature="embeddings", labels="none", source="zhai2023",
-      use_when="Pairs; small batches, or batches over many devices; scores as probabilities.",
+      use_when="Pairs, even few at a time; scores to be read as probabilities.",
       avoid_when="Only the order of candidates matters, and they are hard to tell apart.",
       time="b²", memory="b", aliases=("sigmoid_contrastive",),
       laws={"nonnegative", "pulls_up_positives"},
