@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Similarity', 'Masks', 'Exclude', 'Hard', 'HARDNESS', 'DIRECTIONS', 'normalize', 'directions_of', 'similarities',
            'check_pairs', 'Candidates', 'duplicate_mask', 'Pairs', 'pairs_of', 'hard_columns', 'in_batch_candidates',
-           'labelled_candidates', 'class_sizes', 'harden', 'directional_candidates']
+           'labelled_candidates', 'class_sizes', 'check_hardness', 'harden', 'directional_candidates']
 
 # %% ../nbs/core/50_candidates.ipynb #92130496
 from collections.abc import Callable, Iterator, Sequence
@@ -359,6 +359,19 @@ def class_sizes(
 HARDNESS = ("in_batch", "hard", "all")
 
 
+def check_hardness(hardness: str | None, strength: float) -> None:
+    """Raise a `ValueError` for an unknown kind, and for a strength that would be ignored."""
+    if hardness is not None and hardness not in HARDNESS:
+        raise UnknownName("hardness", str(hardness), HARDNESS)
+    if not strength >= 0:
+        raise ValueError(f"hardness_strength is {strength}; expected 0 or more, such as 5.0.")
+    if hardness is None and strength > 0:
+        raise ValueError(
+            f"hardness_strength is {strength} but hardness is None; say which negatives it is "
+            f"for: {', '.join(HARDNESS)}."
+        )
+
+
 def harden(
     scores: Float[Tensor, "r m"],  # Similarities over the temperature.
     positive: Bool[Tensor, "r m"],  # Never touched.
@@ -368,8 +381,6 @@ def harden(
     temperature: float | Float[Tensor, ""] = 1.0,  # What the similarities were divided by.
 ) -> Float[Tensor, "r m"]:
     """Scores of the chosen negatives plus `strength` times a constant copy of themselves."""
-    if hardness not in HARDNESS:
-        raise UnknownName("hardness", str(hardness), HARDNESS)
     chosen = {"in_batch": ~mined, "hard": mined, "all": torch.ones_like(mined)}[hardness]
     unit = temperature.detach() if isinstance(temperature, Tensor) else temperature
     return torch.where(chosen & ~positive, scores + strength * unit * scores.detach(), scores)

@@ -148,3 +148,22 @@ def test_tiles_weigh_like_the_whole(kind):
     setting = {"hardness": kind, "hardness_strength": 5.0, "temperature": 0.3}
     whole = slope(lambda s: loss_of(s, chunk_size=None, **setting), sims)
     torch.testing.assert_close(slope(lambda s: loss_of(s, chunk_size=2, **setting), sims), whole)
+
+
+@pytest.mark.parametrize("loss", [infonce_loss, bidirectional_infonce_loss])
+@pytest.mark.parametrize("strength", [-1.0, float("nan")])
+def test_a_strength_below_zero_is_refused(loss, strength):
+    with pytest.raises(ValueError) as error:
+        loss(torch.eye(2), torch.eye(2), hardness="all", hardness_strength=strength)
+    assert str(error.value) == (
+        f"hardness_strength is {strength}; expected 0 or more, such as 5.0."
+    )
+
+
+@pytest.mark.parametrize("loss", [infonce_loss, bidirectional_infonce_loss])
+def test_a_strength_that_nothing_uses_is_refused(loss):
+    with pytest.raises(ValueError) as error:
+        loss(torch.eye(2), torch.eye(2), hardness_strength=5.0)
+    assert "but hardness is None; say which negatives it is for: in_batch, hard, all." in str(
+        error.value
+    )

@@ -396,3 +396,10 @@ def test_a_negative_as_far_as_the_positive_is_not_beyond_it():
     x = torch.tensor([[0.0], [0.5], [-0.5], [0.625]], dtype=torch.float64)
     value = triplet_loss(x, torch.tensor([0, 0, 1, 1]), mining="semi_hard", reduction="none")[0]
     close(value, 0.5 - 0.625 + 0.2)
+
+
+@pytest.mark.parametrize("mining", ["all", "semi_hard", "hard"])
+def test_nan_in_an_embedding_is_not_hidden(mining):
+    embeddings = torch.eye(4)
+    embeddings[0, 0] = float("nan")
+    assert triplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), mining=mining).isnan()

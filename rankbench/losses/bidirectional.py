@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rankbench.candidates import (
     DIRECTIONS,
-    HARDNESS,
     Candidates,
     Exclude,
     Similarity,
+    check_hardness,
     check_pairs,
     directional_candidates,
     directions_of,
@@ -137,8 +137,7 @@ def bidirectional_infonce_loss(
         raise ValueError(f"directions is empty; expected some of {', '.join(DIRECTIONS)}.")
     for unknown in [name for name in directions if name not in DIRECTIONS]:
         raise UnknownName("direction", unknown, DIRECTIONS)
-    if hardness not in (None, *HARDNESS):
-        raise UnknownName("hardness", str(hardness), HARDNESS)
+    check_hardness(hardness, hardness_strength)
     check_pairs(queries, documents, negatives, negatives_where)
     check_positive("temperature", temperature, such_as=0.05)
     wanted, joint = tuple(dict.fromkeys(directions)), partition == "joint"

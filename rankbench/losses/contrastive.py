@@ -13,7 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from ..candidates import Candidates, Exclude, Similarity, harden, in_batch_candidates
+from rankbench.candidates import (
+    Candidates,
+    Exclude,
+    Similarity,
+    check_hardness,
+    harden,
+    in_batch_candidates,
+)
 from ..cards import loss
 from ..core import Reduction, UnknownName, masked_logsumexp
 from ..scaling.tiling import ChunkSize, softmax_rows
@@ -87,6 +94,7 @@ def infonce_loss(
 
     ℓᵢ = log Σⱼ exp(sᵢⱼ) - sᵢᵢ,  sᵢⱼ = sim(qᵢ, dⱼ)/τ
     """
+    check_hardness(hardness, hardness_strength)
     lists = in_batch_candidates(
         queries, documents, negatives=negatives, negatives_where=negatives_where, gather=gather,
         positives=positives, exclude=exclude, similarity=similarity, temperature=temperature,

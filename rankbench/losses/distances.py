@@ -34,8 +34,8 @@ def root(
     squared: Float[Tensor, "..."],  # Rounding may have put it below 0.
 ) -> Float[Tensor, "..."]:
     """The square root, with a gradient of 0 at 0."""
-    above = squared > 0
-    return torch.where(above, torch.where(above, squared, 1.0).sqrt(), 0.0)
+    nothing = squared <= 0  # NaN is not: it stays NaN
+    return torch.where(nothing, 0.0, torch.where(nothing, 1.0, squared).sqrt())
 
 # %% ../../nbs/losses/61_distances.ipynb #8087df09
 def distances(
