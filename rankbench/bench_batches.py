@@ -251,18 +251,15 @@ def batches_table(record: dict[str, Any]) -> list[dict[str, str]]:
     return lines
 
 # %% ../nbs/training/52_bench_batches.ipynb #c5a72d56
-def _high_water() -> int:
-    """Bytes that this process has held at the most."""
-    unit = 1 if sys.platform == "darwin" else 1024
+def _bytes_of_process(most: bool) -> int:
+    """Bytes that this process has held at the most, or holds now."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        word = "VmHWM:" if most else "VmRSS:"
+        (line,) = (x for x in status.read_text("ascii").splitlines() if x.startswith(word))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # nobody says what it holds now
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _held() -> int:
-    """Bytes that this process holds now; where nobody says, those it has held at the most."""
-    pages = Path("/proc/self/statm")
-    if not pages.exists():
-        return _high_water()
-    return int(pages.read_text("ascii").split()[1]) * resource.getpagesize()
 
 
 def _measure_here(loss: str, batch: int, dim: int, negatives: int, settings: dict) -> dict:
@@ -272,9 +269,9 @@ def _measure_here(loss: str, batch: int, dim: int, negatives: int, settings: dic
     case = BatchCase(loss, loss, (0, 0), settings, hard=negatives > 0)
     leaves = inputs_of(case, data)
     our_batch_step(case, random_batch(8, dim))()  # libraries allocate on their first call
-    before = _held()
+    before = _bytes_of_process(most=False)
     our_batch_step(case, data)()
-    return {"inputs": sum(x.nbytes for x in leaves), "extra": _high_water() - before}
+    return {"inputs": sum(x.nbytes for x in leaves), "extra": _bytes_of_process(most=True) - before}
 
 
 def memory_of(

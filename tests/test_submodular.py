@@ -111,7 +111,7 @@ def test_a_lambda_that_is_not_positive_is_refused(lam):
 def test_a_set_has_no_value_per_row():
     with pytest.raises(ValueError) as error:
         submodular_loss(*batch(0), reduction="none")
-    assert "a set has one value" in str(error.value)
+    assert str(error.value) == ("reduction is 'none' but a set has one value; use 'mean' or 'sum'.")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -128,3 +128,11 @@ def test_the_log_determinant_of_copies_is_right_down_to_a_small_lambda(size):
     ours = submodular_loss(x, labels, function="log_det", lam=1e-4)
     exact = submodular_loss(x.double(), labels, function="log_det", lam=1e-4)
     torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=0)
+
+
+def test_padding_is_nearest_to_nobody():
+    """Its similarity is 0, which would be nearer than an opposite vector."""
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
+    labels, real = torch.tensor([0, 1, 1]), torch.tensor([True, True, False])
+    value = submodular_loss(x, labels, where=real, information="correlation", reduction="sum")
+    assert value == -2

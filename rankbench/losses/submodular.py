@@ -27,8 +27,7 @@ def _facility_location(similar: Tensor, same: Tensor, real: Tensor) -> tuple[Ten
     low = torch.full_like(similar, -torch.inf)
     visible = torch.where(real, similar, low)
     nearest = low.scatter_reduce(1, first.expand_as(similar), visible, "amax")
-    counted = real[:, None] & nearest.isfinite()
-    return torch.where(counted, nearest, 0.0).sum(), similar.diagonal().sum()
+    return torch.where(nearest.isfinite(), nearest, 0.0).sum(), similar.diagonal().sum()
 
 
 def _graph_cut(similar: Tensor, same: Tensor, lam: float) -> tuple[Tensor, Tensor]:
@@ -66,8 +65,10 @@ def submodular_loss(
     check_positive("lam", lam)
     if information not in ("total", "correlation"):
         raise UnknownName("information", str(information), ("total", "correlation"))
+    if reduction == "none":
+        raise ValueError("reduction is 'none' but a set has one value; use 'mean' or 'sum'.")
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}; a set has one value: use 'mean' or 'sum'.")
+        raise UnknownName("reduction", str(reduction), ("mean", "sum"))
     check_shape("labels", labels, embeddings.shape[:1], "the batch needs")
     real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
     check_mask("where", real, labels.shape, "labels has")

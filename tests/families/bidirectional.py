@@ -154,7 +154,7 @@ SHARED = {
     },
     ("scaling.bidirectional_tiles", "slopes_of", "bidirectional_infonce"): {
         "rows only": ("mul_(sum(forces))", "mul_(forces[0])"),
-        "sums ignored": ("f / torch.where(z > 0, z, 1.0)", "f"),
+        "sums ignored": ("f / torch.where(z == 0, 1.0, z)", "f"),
     },
     ("scaling.bidirectional_tiles", "push_back", "bidirectional_infonce"): {
         "not mirrored": ("slope + slope.T if mirrored else slope", "slope"),
@@ -178,8 +178,8 @@ SHARED = {
         "negatives on the query side": ('if end == "doc" else None', 'if end == "query" else None'),
     },
     ("candidates", "pairs_of", "bidirectional_infonce"): {
-        "exclusions turned": ('"mask": exclude', '"mask": exclude.T'),
-        "exclusions not turned back": ("everything[:, columns].T", "everything[:, columns]"),
+        "exclusions turned": ('known["mask"] = exclude', 'known["mask"] = exclude.T'),
+        "exclusions not turned back": ('known["size"]].T', 'known["size"]]'),
     },
 }  # fmt: skip
 

@@ -69,8 +69,7 @@ MUTANTS = {
 SHARED = {
     ("losses.submodular", "_facility_location", "submodular"): {
         "the farthest member": ('"amax"', '"amin"'),
-        "padding covers": ("torch.where(real, similar, low)", "similar"),
-        "padding is covered": ("real[:, None] & nearest", "nearest"),
+        "one class for all": ("first.expand_as", "(0 * first).expand_as"),
     },
     ("losses.submodular", "_graph_cut", "submodular"): {
         "nothing within": ("lam * same.to(similar.dtype)", "same.to(similar.dtype)"),
