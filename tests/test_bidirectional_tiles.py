@@ -22,7 +22,7 @@ VARIANTS = [
     {"positive_once": True},
     {"positive_once": True, "hardness": "hard", "hardness_strength": 2.0},
     {"hardness": "in_batch", "hardness_strength": 2.0},
-    {"hardness": "all", "hardness_strength": -3.0},
+    {"hardness": "all", "hardness_strength": 3.0},
     {"similarity": "dot"},
 ]
 B, D = 7, 4

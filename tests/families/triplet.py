@@ -157,7 +157,7 @@ MUTANTS = {
 
 SHARED = {
     ("losses.distances", "root", "triplet"): {
-        "no guard below the root": ("torch.where(above, squared, 1.0).sqrt()", "squared.sqrt()"),
+        "no guard below the root": ("torch.where(nothing, 1.0, squared).sqrt()", "squared.sqrt()"),
     },
     ("losses.distances", "_out_of_order", "contrastive"): {
         "against the farthest": ("d > nearest", "d > farthest"),
