@@ -31,7 +31,7 @@ SIGNATURES = {
     "pairs": "queries [B, D], documents [B, D], labels [B]",
     "classes": "embeddings [B, D], labels [B]",
     "lists": "queries [B, D], documents [B, L, D], labels [B, L]",
-    "guided": "queries, documents, guide_queries, guide_documents, each [B, D] of its model",
+    "guided": "queries [B, D], documents [B, D], guide_queries [B, G], guide_documents [B, G]",
     "activations": "activations [B, V]",
 }
 LABELS = {
