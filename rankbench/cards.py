@@ -32,7 +32,11 @@ SIGNATURES = {
     "classes": "embeddings [B, D], labels [B]",
     "lists": "queries [B, D], documents [B, L, D], labels [B, L]",
     "guided": "queries [B, D], documents [B, D], guide_queries [B, G], guide_documents [B, G]",
+    "log_probs": "log_probs [*lists, items], labels [*lists, items]",
+    "targets": "embeddings [B, D], targets [B, D]",
+    "slots": "scores [B, n], labels [B, n]",
     "activations": "activations [B, V]",
+    "activation_pairs": "queries [Q, V], documents [D, V]",
 }
 LABELS = {
     "binary": "relevant (> 0) or not",

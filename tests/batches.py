@@ -6,7 +6,7 @@ import torch
 EVEN = {"angle"}
 # Losses that have nothing to compare without hard negatives, and refuse to.
 NEGATIVES_NEEDED = {"given_triplet"}
-MASKS = {"where", "negatives_where", "exclude", "positives"}
+MASKS = {"where", "documents_where", "negatives_where", "exclude", "positives"}
 
 
 def batch(card, r, full: bool = False):
@@ -37,6 +37,9 @@ def batch(card, r, full: bool = False):
         "pairs": lambda: [queries, documents, [grade() for _ in range(size)]],
         "classes": lambda: [queries, [r.randint(0, 1 if full else 2) for _ in range(size)]],
         "guided": lambda: [queries, documents, vectors(size, 2), vectors(size, 2)],
+        "targets": lambda: [queries, documents],
+        "slots": lambda: [queries, [[float(r.randint(0, 3)) for _ in range(dim)] for _ in queries]],
+        "activation_pairs": lambda: [queries, documents + vectors(1 if full else r.randint(0, 2))],
         "lists": lambda: [queries, [vectors(count) for _ in range(size)],
                           [[float(r.randint(0, 3)) for _ in range(count)] for _ in range(size)]],
     }[card.signature]()  # fmt: skip
@@ -44,6 +47,7 @@ def batch(card, r, full: bool = False):
         real = coins(size, count, 0.8)
     keywords = {
         "where": real,
+        "documents_where": [r.random() < 0.8 for _ in data[1]] if len(data) > 1 else [],
         "negatives": [vectors(k) for _ in range(size)],
         "negatives_where": coins(size, k, 0.6),
         "guide_negatives": [vectors(k, 2) for _ in range(size)],

@@ -43,17 +43,23 @@ def combine(values, weights=None, reduction="mean"):
     return total / mass if mass > 0 else 0.0
 
 
-def on_lists(fn, scores, labels, where, weights=None, reduction="mean", **settings):
-    """A loss of one list applied to padded lists."""
+def on_lists(fn, scores, labels, where, weights=None, reduction="mean", items=None, **settings):
+    """A loss of one list applied to padded lists; `items`: keywords with a value per item."""
     values = []
-    for s, y, real in zip(scores, labels, where, strict=True):
-        values.append(
-            fn(
-                [x for x, r in zip(s, real, strict=True) if r],
-                [x for x, r in zip(y, real, strict=True) if r],
-                **settings,
-            )
-        )
+    for i, real in enumerate(where):
+
+        def kept(rows, i=i, real=real):
+            return [x for x, r in zip(rows[i], real, strict=True) if r]
+
+        more = {name: kept(rows) for name, rows in (items or {}).items()}
+        values.append(fn(kept(scores), kept(labels), **more, **settings))
+    return combine(values, weights, reduction)
+
+
+def on_rows(fn, rows, where=None, weights=None, reduction="mean", **settings):
+    """A loss of one row applied to the real rows of a batch."""
+    real = [True] * len(rows) if where is None else where
+    values = [fn(row, **settings) if r else None for row, r in zip(rows, real, strict=True)]
     return combine(values, weights, reduction)
 
 

@@ -18,8 +18,8 @@ CARDS = pytest.mark.parametrize("card", cards(), ids=lambda c: c.name)
 
 # Data first, then keywords in this order; the paper's own settings lie between weights and
 # reduction, similarity and temperature wherever the paper's settings are.
-BEFORE = ("where", "negatives", "negatives_where", "guide_negatives", "positives", "exclude",
-          "weights")  # fmt: skip
+BEFORE = ("where", "documents_where", "negatives", "negatives_where", "guide_negatives",
+          "positives", "exclude", "weights")  # fmt: skip
 DATA = {
     "scores": ["scores", "labels"],
     "embeddings": ["queries", "documents"],
@@ -27,7 +27,11 @@ DATA = {
     "classes": ["embeddings", "labels"],
     "lists": ["queries", "documents", "labels"],
     "guided": ["queries", "documents", "guide_queries", "guide_documents"],
+    "log_probs": ["log_probs", "labels"],
+    "targets": ["embeddings", "targets"],
+    "slots": ["scores", "labels"],
     "activations": ["activations"],
+    "activation_pairs": ["queries", "documents"],
 }
 
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from batches import batch, tensors
 from families import LISTS, MUTANTS, PAIRS, ROWS, SAME, WHOLE
-from references import on_lists
-from test_values import close, double, mask
+from references import on_lists, on_rows
+from test_values import allowed, close, double, mask
 
 from rankbench.cards import cards, find
 from rankbench.checks import CONTRACT, LAW_CHECKS, Skipped, compiles, devices_agree, example
@@ -138,9 +138,9 @@ def sweep(fn) -> Iterator[tuple[str, str]]:
 # Noticing ---------------------------------------------------------------------------------------
 
 
-def lists(kind: str, seed: int):
+def lists(card, seed: int):
     """Ragged lists with ties, a list of one, an empty one, one of tied labels, and weights."""
-    r = random.Random(seed)
+    r, kind = random.Random(seed), card.labels
     label = {
         "binary": lambda: r.choice([0.0, 1.0]),
         "graded": lambda: float(r.randrange(4)),
@@ -150,7 +150,12 @@ def lists(kind: str, seed: int):
     scores = [[r.randrange(-24, 25) / 8 for _ in range(5)] for _ in range(5)]
     labels = [*([label() for _ in range(5)] for _ in range(4)), [float(seed % 2)] * 5]
     ragged, one = [True, False, True, True, False], [False, True, False, False, False]
-    return scores, labels, [ragged, one, [True] * 5, [False] * 5, [True] * 5], WEIGHTS
+    draws = {"relevance": lambda: r.choice([0.0, 0.0, 1.0]),
+             "ref_log_probs": lambda: -r.randrange(1, 25) / 8}  # fmt: skip
+    items = {k: [[draw() for _ in range(5)] for _ in range(5)]
+             for k, draw in draws.items() if k in card.settings and seed}  # fmt: skip
+    where = [ragged, one, [True] * 5, [False] * 5, [True] * 5]
+    return allowed(card, scores), labels, where, WEIGHTS, items
 
 
 def compare(card) -> None:
@@ -160,10 +165,12 @@ def compare(card) -> None:
         for settings in many:
             for reduction in ("mean", "sum", "none"):
                 if card.name in LISTS:
-                    s, y, where, weights = lists(card.labels, seed)
+                    s, y, where, weights, items = lists(card, seed)
                     ours = card.fn(double(s), double(y), where=mask(where), reduction=reduction,
-                                   weights=double(weights), **settings)  # fmt: skip
-                    close(ours, on_lists(reference, s, y, where, weights, reduction, **settings))
+                                   weights=double(weights), **settings,
+                                   **{k: double(v) for k, v in items.items()})  # fmt: skip
+                    close(ours, on_lists(reference, s, y, where, weights, reduction, items,
+                                         **settings))  # fmt: skip
                 elif card.name in PAIRS:
                     data, keywords = batch(card, random.Random(seed), full=True)
                     inputs, known = tensors(card, data, keywords)
@@ -174,11 +181,18 @@ def compare(card) -> None:
                     (gradient,) = torch.autograd.grad(ours.sum(), inputs[0])
                     assert gradient.isfinite().all()
                     close(ours, reference(*data, **keywords, **settings, **reduced))
-                elif reduction == "mean":
+                else:
                     rows = [[1.0, -2.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0], [9.0, 9.0, 9.0]]
                     where = [True, True, True, False]
-                    ours = card.fn(double(rows), where=mask(where), **settings)
-                    close(ours, reference(rows, where, **settings))
+                    known = {"where": mask(where), **settings}
+                    if "weights" in card.settings:
+                        weights = WEIGHTS[:4]
+                        ours = card.fn(double(rows), weights=double(weights), reduction=reduction,
+                                       **known)  # fmt: skip
+                        expected = on_rows(reference, rows, where, weights, reduction, **settings)
+                        close(ours, expected)
+                    elif reduction == "mean":
+                        close(card.fn(double(rows), **known), reference(rows, where, **settings))
 
 
 def breaks(card) -> bool:

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankbench.cards import cards, find
+from rankbench.checks import ITEM_KEYWORDS
 
 # Data, and what all losses share; what is drawn from a generator has tests of its own.
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
-          "guide_negatives", "generator", "chunk_size", "gather"}  # fmt: skip
+          "documents_where", "guide_negatives", "generator", "chunk_size", "gather",
+          *ITEM_KEYWORDS}  # fmt: skip
 TWO_SIDED = [name for name in PAIRS if find(name).signature == "embeddings"]
 
 
@@ -27,9 +29,18 @@ def grid(table):
     ]
 
 
+def allowed(card, scores):
+    """Scores as a loss takes them: log-probabilities are below 0."""
+    if card.signature != "log_probs":
+        return scores
+    top = max(x for row in scores for x in row)
+    return [[x - top - 0.5 for x in row] for row in scores]
+
+
 @st.composite
-def ragged_lists(draw, kind):
+def ragged_lists(draw, card):
     """Scores, labels and mask; coarse numbers, so that ties are common."""
+    kind = card.labels
     count, width = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     score = st.integers(-32, 32).map(lambda x: x / 8)
     label = {
@@ -46,12 +57,17 @@ def ragged_lists(draw, kind):
 
     weights = draw(st.none() | st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=count,
                                         max_size=count))  # fmt: skip
+    item = {"relevance": st.sampled_from([0.0, 1.0]),
+            "ref_log_probs": st.integers(-40, -1).map(lambda x: x / 8)}  # fmt: skip
+    items = {k: draw(rows(v)) for k, v in item.items()
+             if k in card.settings and draw(st.booleans())}  # fmt: skip
     return (
-        draw(rows(score)),
+        allowed(card, draw(rows(score))),
         draw(rows(label)),
         draw(rows(st.booleans())),
         weights,
         draw(st.sampled_from(["mean", "sum", "none"])),
+        items,
     )
 
 
@@ -72,13 +88,14 @@ def mask(x):
 def test_a_list_loss_equals_its_reference(name, reference, settings):
     card = find(name)
 
-    @given(ragged_lists(card.labels))
+    @given(ragged_lists(card))
     def compare(data):
-        scores, labels, where, weights, reduction = data
+        scores, labels, where, weights, reduction, items = data
         ours = card.fn(double(scores), double(labels), where=mask(where), weights=double(weights),
-                       reduction=reduction, **settings)  # fmt: skip
+                       reduction=reduction, **{k: double(v) for k, v in items.items()},
+                       **settings)  # fmt: skip
         expected = references.on_lists(reference, scores, labels, where, weights, reduction,
-                                       **settings)  # fmt: skip
+                                       items, **settings)  # fmt: skip
         close(ours, expected)
 
     compare()
@@ -111,11 +128,19 @@ def test_a_regularizer_equals_its_reference(name, reference, settings):
         )
     )
 
-    @given(rows)
-    def compare(data):
+    @given(rows, st.sampled_from(["mean", "sum", "none"]))
+    def compare(data, reduction):
         activations, where = data
-        ours = card.fn(double(activations), where=mask(where), **settings)
-        close(ours, reference(activations, where, **settings))
+        known = {"where": mask(where)}
+        if "weights" not in card.settings:  # one value per batch
+            close(card.fn(double(activations), **known, **settings),
+                  reference(activations, where, **settings))  # fmt: skip
+            return
+        weights = [1.0, 3.0, 0.5, 2.0][: len(activations)]
+        ours = card.fn(double(activations), **known, weights=double(weights), reduction=reduction,
+                       **settings)  # fmt: skip
+        close(ours, references.on_rows(reference, activations, where, weights, reduction,
+                                       **settings))  # fmt: skip
 
     compare()
 
@@ -143,14 +168,15 @@ def test_every_setting_is_compared(card):
 def test_a_single_item_equals_the_reference(name):
     card = find(name)
     label = {"binary": 1.0, "graded": 2.0, "ranking": 2.0, "teacher": -0.7}[card.labels]
-    expected = references.on_lists(TABLES[name][0], [[0.3]], [[label]], [[True]])
-    close(card.fn(double([[0.3]]), double([[label]])), expected)
+    scores = allowed(card, [[0.3]])
+    expected = references.on_lists(TABLES[name][0], scores, [[label]], [[True]])
+    close(card.fn(double(scores), double([[label]])), expected)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_single_item_stays_connected_to_the_graph(name):
     card = find(name)
-    scores = double([[0.3]]).requires_grad_()
+    scores = double(allowed(card, [[0.3]])).requires_grad_()
     (gradient,) = torch.autograd.grad(card.fn(scores, double([[1.0]])), scores)
     assert gradient.isfinite().all()
 
@@ -159,7 +185,7 @@ def test_a_single_item_stays_connected_to_the_graph(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_equal_labels_equal_the_reference(name, label):
     card = find(name)
-    scores, labels = [[0.5, -1.0, 2.0]], [[label] * 3]
+    scores, labels = allowed(card, [[0.5, -1.0, 2.0]]), [[label] * 3]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 3])
     close(card.fn(double(scores), double(labels)), expected)
 
@@ -168,7 +194,7 @@ def test_equal_labels_equal_the_reference(name, label):
 @pytest.mark.parametrize("name", LISTS)
 def test_equal_labels_stay_connected_to_the_graph(name, label):
     card = find(name)
-    scores = double([[0.5, -1.0, 2.0]]).requires_grad_()
+    scores = double(allowed(card, [[0.5, -1.0, 2.0]])).requires_grad_()
     value = card.fn(scores, torch.full((1, 3), label, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(value, scores)
     assert gradient.isfinite().all()
@@ -177,7 +203,7 @@ def test_equal_labels_stay_connected_to_the_graph(name, label):
 @pytest.mark.parametrize("name", LISTS)
 def test_tied_scores_equal_the_reference(name):
     card = find(name)
-    scores, labels = [[1.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]]
+    scores, labels = allowed(card, [[1.0, 1.0, 1.0, 0.0]]), [[1.0, 0.0, 1.0, 0.0]]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 4])
     close(card.fn(double(scores), double(labels)), expected)
 
@@ -185,7 +211,7 @@ def test_tied_scores_equal_the_reference(name):
 @pytest.mark.parametrize("name", [name for name in LISTS if name not in TIES_BY_POSITION])
 def test_tied_items_of_one_label_get_one_gradient(name):
     card = find(name)
-    scores = double([[1.0, 1.0, 1.0, 0.0]]).requires_grad_()
+    scores = double(allowed(card, [[1.0, 1.0, 1.0, 0.0]])).requires_grad_()
     card.fn(scores, double([[1.0, 0.0, 1.0, 0.0]])).backward()
     assert scores.grad[0, 0] == scores.grad[0, 2]
 
@@ -194,7 +220,7 @@ def test_tied_items_of_one_label_get_one_gradient(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_huge_scores_equal_the_reference(name, order):
     card = find(name)
-    scores, labels = [[1e4, 0.0, -1e4]], [order]
+    scores, labels = allowed(card, [[1e4, 0.0, -1e4]]), [order]
     expected = references.on_lists(TABLES[name][0], scores, labels, [[True] * 3])
     close(card.fn(double(scores), double(labels)), expected)
 
@@ -202,7 +228,8 @@ def test_huge_scores_equal_the_reference(name, order):
 @pytest.mark.parametrize("name", LISTS)
 def test_no_mask_means_that_all_items_are_real(name):
     card = find(name)
-    scores, labels = double([[0.5, -1.0, 2.0]]), double([[1.0, 0.0, 0.0]])
+    scores = double(allowed(card, [[0.5, -1.0, 2.0]]))
+    labels = double([[1.0, 0.0, 0.0]])
     with_mask = card.fn(scores, labels, where=torch.ones(1, 3, dtype=torch.bool))
     assert card.fn(scores, labels) == with_mask
 
@@ -210,7 +237,7 @@ def test_no_mask_means_that_all_items_are_real(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_integer_labels_mean_what_floats_mean(name):
     card = find(name)
-    scores, labels = double([[0.5, -1.0, 2.0]]), torch.tensor([[1, 0, 0]])
+    scores, labels = double(allowed(card, [[0.5, -1.0, 2.0]])), torch.tensor([[1, 0, 0]])
     assert card.fn(scores, labels) == card.fn(scores, labels.double())
 
 
@@ -218,6 +245,7 @@ def test_integer_labels_mean_what_floats_mean(name):
 def test_any_number_of_leading_axes_counts_lists(name):
     card = find(name)
     scores = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = scores - 5 if card.signature == "log_probs" else scores
     labels = double([1.0, 0.0, 1.0, 0.0]).expand(2, 3, 4)
     ours = card.fn(scores, labels, reduction="none")
     flat = card.fn(scores.flatten(0, 1), labels.flatten(0, 1), reduction="none")
@@ -241,13 +269,14 @@ def test_lists_without_slots_cost_nothing(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_the_weight_of_a_list_without_items_is_ignored(name):
     card = find(name)
-    scores, labels = double([[0.5, -1.0], [3.0, 4.0]]), double([[1.0, 0.0], [1.0, 0.0]])
+    scores = double(allowed(card, [[0.5, -1.0], [3.0, 4.0]]))
+    labels = double([[1.0, 0.0], [1.0, 0.0]])
     where = mask([[True, True], [False, False]])
     weighted = card.fn(scores, labels, where=where, weights=double([2.0, 100.0]))
     close(weighted, card.fn(scores[0], labels[0]).item())
 
 
-@pytest.mark.parametrize("name", ["kl", "margin_mse", "soft_label_alignment"])
+@pytest.mark.parametrize("name", [c.name for c in cards("distillation", signature="scores")])
 def test_no_gradient_reaches_the_teacher(name):
     card = find(name)
     scores = double([[0.5, -1.0, 2.0]]).requires_grad_()
