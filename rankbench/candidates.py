@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Similarity', 'Masks', 'Exclude', 'Hard', 'HARDNESS', 'DIRECTIONS', 'normalize', 'directions_of', 'similarities',
-           'check_pairs', 'Candidates', 'duplicate_mask', 'Pairs', 'pairs_of', 'hard_columns', 'in_batch_candidates',
-           'labelled_candidates', 'class_sizes', 'check_hardness', 'harden', 'directional_candidates']
+           'check_pairs', 'Candidates', 'duplicate_mask', 'Pairs', 'pairs_of', 'hard_columns', 'in_batch_masks',
+           'in_batch_candidates', 'labelled_candidates', 'class_sizes', 'check_hardness', 'harden',
+           'directional_candidates']
 
 # %% ../nbs/core/50_candidates.ipynb #92130496
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from .core import UnknownName, as_float, check_mask, check_positive, check_shape
+from rankbench.core import (
+    UnknownName,
+    as_float,
+    check_mask,
+    check_positive,
+    check_shape,
+    prepare_mask,
+)
 from .scaling.across_devices import gather as gathered
-from .scaling.across_devices import gather_sizes, rank_and_world
+from .scaling.across_devices import gather_sizes, gather_together, rank_and_world
 from .scaling.tiling import product, reduce_rows, softmax_rows, softmax_slopes
 
 # %% ../nbs/core/50_candidates.ipynb #e4d345e6
@@ -246,10 +254,7 @@ def hard_columns(
     negatives = negatives.flatten(0, 1)
     owners = torch.arange(pairs.size, device=negatives.device) + pairs.start
     owners, real = owners.repeat_interleave(real.shape[1]), real.flatten()
-    if not gather:
-        return negatives, real, owners
-    sizes = gather_sizes(negatives)
-    return gathered(negatives, sizes), gathered(real, sizes), gathered(owners, sizes)
+    return tuple(gather_together(negatives, real, owners)) if gather else (negatives, real, owners)
 
 # %% ../nbs/core/50_candidates.ipynb #f824e30a
 Hard = Sequence[Tensor] | None  # Of the columns of hard negatives: which are real, and whose.
@@ -261,7 +266,7 @@ def _mined(pairs: Pairs, hard: Hard, rows: slice) -> Bool[Tensor, "r m"]:
     return documents if hard is None else torch.cat([documents, pairs.owned(rows, hard[1])], 1)
 
 
-def _in_batch_masks(
+def in_batch_masks(
     pairs: Pairs, positives: Tensor | None, hard: Hard, own_only: bool, rows: slice
 ) -> Masks:
     """Which columns of some rows are positive, and which are candidates."""
@@ -299,7 +304,7 @@ def in_batch_candidates(
         vectors, *hard = hard_columns(negatives, negatives_where, pairs, gather)
         columns = torch.cat([columns, vectors])
     left, right = directions_of(queries, similarity), directions_of(columns, similarity)
-    masks = partial(_in_batch_masks, pairs, positives, hard, own_negatives_only)
+    masks = partial(in_batch_masks, pairs, positives, hard, own_negatives_only)
     targets, hidden = None, negatives_where is not None or (hard and own_negatives_only)
     if positives is None and exclude is None and not hidden:
         targets = torch.arange(pairs.size, device=pairs.device) + pairs.start
@@ -321,8 +326,7 @@ def labelled_candidates(
         raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}; expected [B, D].")
     check_shape("labels", labels, embeddings.shape[:1], "the batch needs")
     check_positive("temperature", temperature, such_as=0.1)
-    real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    check_mask("where", real, labels.shape, "labels has")
+    real = prepare_mask(where, labels, "labels has")
     if where is not None:
         embeddings = torch.where(real[:, None], embeddings, 0.0)
     vectors = directions_of(embeddings, similarity)
@@ -347,10 +351,7 @@ def class_sizes(
 ) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
     """Positives and negatives of each row; 0 and 0 for padding."""
     real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    columns, seen = labels, real
-    if gather:
-        sizes = gather_sizes(labels)
-        columns, seen = gathered(labels, sizes), gathered(real, sizes)
+    columns, seen = gather_together(labels, real) if gather else (labels, real)
     columns = columns[seen].sort().values
     alike = torch.searchsorted(columns, labels, right=True) - torch.searchsorted(columns, labels)
     return torch.where(real, alike - 1, 0), torch.where(real, len(columns) - alike, 0)

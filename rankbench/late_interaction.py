@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .candidates import Exclude, pairs_of
+from .candidates import Exclude, in_batch_masks, pairs_of
 from .core import as_float, check_mask, check_positive
 from .scaling.tiling import ChunkSize, product, refuse_second_derivatives, rows_per_tile
 
@@ -141,15 +141,16 @@ def late_candidates(
         check_mask("positives", positives, (pairs.size, pairs.total), "the batch needs")
     every = {"query_where": query_where, "normalize": normalize, "chunk_size": chunk_size}
     scores = maxsim(queries, documents, document_where=document_where, **every)
-    positive = pairs.own(rows) if positives is None else pairs.own(rows) | positives
-    where = positive | pairs.visible(rows)
+    hard = None
     if negatives is not None:
         tokens = None if negatives_where is None else negatives_where.flatten(0, 1)
-        hard = maxsim(queries, negatives.flatten(0, 1), document_where=tokens, **every)
-        real = torch.ones_like(hard, dtype=torch.bool)
-        real = real if tokens is None else tokens.any(-1) & real
-        scores, where = torch.cat([scores, hard], 1), torch.cat([where, real], 1)
-        positive = torch.cat([positive, torch.zeros_like(real)], 1)
+        found = maxsim(queries, negatives.flatten(0, 1), document_where=tokens, **every)
+        scores = torch.cat([scores, found], 1)
+        owners = torch.arange(len(queries), device=found.device)
+        owners = owners.repeat_interleave(negatives.shape[1])
+        real = torch.ones_like(owners, dtype=torch.bool) if tokens is None else tokens.any(-1)
+        hard = real, owners
+    positive, where = in_batch_masks(pairs, positives, hard, False, rows)
     scores = scores / temperature
     return scores, positive.to(scores.dtype), where
 

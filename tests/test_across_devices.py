@@ -12,6 +12,7 @@ from rankbench.scaling import across_devices
 from rankbench.scaling.across_devices import (
     gather,
     gather_sizes,
+    gather_together,
     mean_over_processes,
     rank_and_world,
 )
@@ -58,6 +59,15 @@ def layouts():
         gather(own(draw(5, 1).expand(5, 3))),
         gather(own(draw(5))),
     )
+
+
+def several_at_once():
+    """Vectors with a gradient, labels and a mask of the same rows."""
+    x = own(draw(5, 2)).clone().requires_grad_()
+    together = gather_together(x, own(torch.arange(5)), own(torch.arange(5) > 2))
+    alone = gather(x)
+    slopes = [torch.autograd.grad((y**3).sum(), x)[0] for y in (together[0], alone)]
+    return [y.detach() for y in together], slopes
 
 
 def steps_of_each():
@@ -138,6 +148,7 @@ def exchanges():
     mask = own(torch.zeros(5, 5, dtype=torch.bool))
     calls = {
         "known sizes": lambda: gather(q, SIZES),
+        "three at once": lambda: gather_together(q, d, ids),
         "pairs": lambda: in_batch_candidates(q, d, gather=True),
         "pairs with a mask": lambda: in_batch_candidates(q, d, exclude=mask, gather=True),
         "pairs with negatives": lambda: in_batch_candidates(q, d, negatives=n, gather=True),
@@ -240,9 +251,10 @@ def gradients_of_all_ways():
 
 
 JOBS = {f.__name__: f for f in (
-    everything_of_each_dtype, layouts, first_and_second_gradient, gradient_of_a_plain_sum,
-    gradient_in_half_precision, memory_of_a_gradient, without_a_gradient, nothing_anywhere, sizes,
-    wrong_sizes, means, exchanges, shares, slopes_of_weights, gradients_of_all_ways,
+    everything_of_each_dtype, layouts, several_at_once, first_and_second_gradient,
+    gradient_of_a_plain_sum, gradient_in_half_precision, memory_of_a_gradient, without_a_gradient,
+    nothing_anywhere, sizes, wrong_sizes, means, exchanges, shares, slopes_of_weights,
+    gradients_of_all_ways,
 )}  # fmt: skip
 
 
@@ -276,6 +288,14 @@ def test_any_layout_in_memory_will_do(of_job):
     expected = (draw(4, 5).T, draw(5, 6)[:, ::2], draw(5, 1).expand(5, 3), draw(5))
     for found in of_job(layouts):
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_several_tensors_come_as_each_would_alone(of_job):
+    expected = draw(5, 2), torch.arange(5), torch.arange(5) > 2
+    for found, (together, alone) in of_job(several_at_once):
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        assert [x.dtype for x in found] == [x.dtype for x in expected]
+        assert torch.equal(together, alone)
 
 
 def test_the_gradient_of_a_row_is_the_sum_of_what_all_processes_find(of_job):
@@ -334,6 +354,7 @@ def test_sizes_are_exchanged_once(of_job):
     for found in of_job(exchanges):
         assert found == {
             "known sizes": 1,
+            "three at once": 1 + 3,
             "pairs": 1 + 1,  # sizes, documents
             "pairs with a mask": 1 + 1,
             "pairs with negatives": 2 + 4,  # two kinds of rows; vectors, which are real, whose
@@ -402,6 +423,8 @@ def test_no_factor_repairs_missing_terms(way, of_job):
 def test_one_process_gathers_nothing():
     x = draw(4, 2).requires_grad_()
     assert gather(x) is x and gather_sizes(x) == [4] and rank_and_world() == (0, 1)
+    labels = torch.arange(4)
+    assert [id(y) for y in gather_together(x, labels)] == [id(x), id(labels)]
     assert across_devices.dist is dist and not dist.is_initialized()
 
 

@@ -14,6 +14,7 @@ from rankbench.core import (
     masked_log_softmax,
     masked_logsumexp,
     prepare_lists,
+    prepare_mask,
     reduce_lists,
 )
 
@@ -61,6 +62,22 @@ def test_a_mask_of_another_shape_is_refused():
 def test_a_mask_that_is_not_boolean_is_refused():
     said = message(prepare_lists, torch.zeros(2), torch.zeros(2), torch.ones(2))
     assert said == "where has dtype torch.float32; expected torch.bool. Use where.bool()."
+
+
+def test_a_mask_by_itself_is_checked_like_that_of_lists():
+    mask = torch.tensor([True, False])
+    assert prepare_mask(mask, torch.zeros(2), "labels has") is mask
+    said = message(prepare_mask, torch.ones(2), torch.zeros(2), "labels has")
+    assert said == "where has dtype torch.float32; expected torch.bool. Use where.bool()."
+    said = message(prepare_mask, mask, torch.zeros(3), "the batch needs")
+    assert said == "where has shape (2,) but the batch needs (3,); they must match."
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool], ids=str)
+def test_without_a_mask_of_its_own_everything_is_real(shape, dtype):
+    mask = prepare_mask(None, torch.zeros(shape, dtype=dtype), "labels has")
+    assert mask.dtype == torch.bool and mask.shape == shape and mask.all()
 
 
 def test_scores_without_an_axis_are_refused(without_shape_checks):

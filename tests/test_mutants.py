@@ -36,6 +36,9 @@ SHARED = {
     ("core", "prepare_lists", "softmax"): {
         "padded labels kept": ("torch.where(where, labels, zero)", "labels"),
     },
+    ("core", "prepare_mask", "angle"): {
+        "nothing is real": ("torch.ones_like", "torch.zeros_like"),
+    },
     ("core", "reduce_lists", "ranknet"): {
         "empty lists counted": ("values.sum(), counted.sum()", "values.sum(), counted.numel()"),
         "empty lists weighed": ("torch.where(counted, weights.to(values.dtype), 0.0)",

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..candidates import check_pairs, normalize
 from ..cards import loss
-from ..core import Reduction, check_mask, check_shape
+from ..core import Reduction, check_shape, prepare_mask
 from .cosent import cosent_loss
-from ..scaling.across_devices import gather as gathered
+from ..scaling.across_devices import gather_together
 
 # %% ../../nbs/losses/67_angle.ipynb #0e3c3071
 def angle_similarity(
@@ -55,10 +55,9 @@ def angle_loss(
     """
     check_pairs(queries, documents)
     check_shape("labels", labels, queries.shape[:1], "the batch needs")
-    real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    check_mask("where", real, labels.shape, "labels has")
+    real = prepare_mask(where, labels, "labels has")
     queries, documents = (torch.where(real[:, None], x, 0.0) for x in (queries, documents))
     scores = angle_similarity(queries, documents)
     if gather:
-        scores, labels, real = (gathered(x) for x in (scores, labels, real))
+        scores, labels, real = gather_together(scores, labels, real)
     return cosent_loss(scores, labels, where=real, temperature=temperature, reduction=reduction)

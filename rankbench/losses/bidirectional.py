@@ -156,7 +156,7 @@ def bidirectional_infonce_loss(
         negatives=negatives, negatives_where=negatives_where, exclude=exclude, gather=gather,
         mask_own_negatives=mask_own_negatives, similarity=similarity, temperature=temperature,
     )  # fmt: skip
-    counted = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+    counted = None
     if not {"query_to_doc", "doc_to_query"} & set(wanted):  # a positive is in neither of the others
         everything = slice(0, len(queries))
         counted = torch.stack([blocks[d].masks(everything)[1].any(-1) for d in wanted]).any(0)

@@ -13,7 +13,7 @@ from ..candidates import Exclude, check_pairs, normalize
 from ..core import check_shape
 from .contrastive import infonce_loss
 from .cosent import cosent_loss
-from ..scaling.across_devices import gather as gathered
+from ..scaling.across_devices import gather_together
 from ..scaling.tiling import ChunkSize
 
 # %% ../../nbs/losses/72_conan.ipynb #5d7f850a
@@ -45,7 +45,7 @@ def conan_loss(
     )  # fmt: skip
     scores = (normalize(left) * normalize(right)).sum(-1)
     if gather:
-        scores, labels = gathered(scores), gathered(labels)
+        scores, labels = gather_together(scores, labels)
     return retrieval + beta * cosent_loss(scores, labels, temperature=temperature)
 
 # %% ../../nbs/losses/72_conan.ipynb #a02bfebe

@@ -20,9 +20,9 @@ from rankbench.core import (
     Reduction,
     UnknownName,
     as_float,
-    check_mask,
     check_positive,
     check_shape,
+    prepare_mask,
     reduce_lists,
 )
 
@@ -95,8 +95,7 @@ def contrastive_loss(
     check_positive("margin", margin, such_as=0.5)
     check_pairs(queries, documents)
     check_shape("labels", labels, queries.shape[:1], "the batch needs")
-    real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    check_mask("where", real, labels.shape, "labels has")
+    real = prepare_mask(where, labels, "labels has")
     sides = [torch.where(real[:, None], x, 0.0) for x in (queries, documents)]
     d = distances(*sides, distance)
     same = torch.where(real, labels, 0).to(d.dtype)

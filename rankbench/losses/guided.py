@@ -68,9 +68,6 @@ def _blocks(
     similarity: Similarity, temperature: float | Tensor,
 ) -> dict[str, Candidates]:  # fmt: skip
     """The candidates of each direction; mined negatives are candidates of queries only."""
-    for direction in directions:
-        if direction not in DIRECTIONS:
-            raise UnknownName("direction", direction, DIRECTIONS)
     common = {"exclude": exclude, "similarity": similarity, "temperature": temperature,
               "gather": gather}  # fmt: skip
     hard = {"negatives": negatives, "negatives_where": negatives_where}
@@ -114,16 +111,18 @@ def gist_loss(
     """
     if "query_to_doc" not in directions:
         raise ValueError("directions lacks 'query_to_doc', which holds the positives; add it.")
+    for direction in directions:
+        if direction not in DIRECTIONS:
+            raise UnknownName("direction", direction, DIRECTIONS)
     if len(guide_queries) != len(queries) or (negatives is None) != (guide_negatives is None):
         raise ValueError("a guide sees the same texts; give it as many pairs, and guide_negatives "
                          "exactly where there are negatives.")  # fmt: skip
-    if negatives is not None and guide_negatives is not None:
+    if negatives is not None:
         check_shape("guide_negatives", guide_negatives[..., 0], negatives.shape[:2], "negatives is")
     build = partial(_blocks, directions, negatives_where, exclude, gather)
     blocks = build(queries, documents, negatives, similarity, temperature)
     with torch.no_grad():
         guides = build(guide_queries, guide_documents, guide_negatives, "cosine", 1.0)
     values = partial(_values, blocks, guides, margin, mode)
-    counted = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     operands = [(block.left, block.right) for block in blocks.values()]
-    return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)
+    return reduce_rows(values, operands, None, weights, reduction, chunk_size, gather)

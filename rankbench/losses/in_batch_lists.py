@@ -29,16 +29,16 @@ from rankbench.candidates import (
 from ..cards import loss
 from rankbench.core import (
     Reduction,
-    check_mask,
     check_positive,
     check_shape,
     masked_logsumexp,
     prepare_lists,
+    prepare_mask,
     reduce_lists,
 )
 from .contrastive import infonce_values
 from .psl import Activation, log_activation
-from ..scaling.across_devices import gather as gathered
+from ..scaling.across_devices import gather_together
 from ..scaling.tiling import ChunkSize, reduce_rows
 
 # %% ../../nbs/losses/56_in_batch_lists.ipynb #dc43dd25
@@ -75,15 +75,16 @@ def listed_candidates(
         raise ValueError(f"documents has shape {tuple(documents.shape)}; expected [B, L, D], and "
                          f"queries, which has {tuple(queries.shape)}, [B, D].")  # fmt: skip
     check_shape("labels", labels, documents.shape[:2], "documents are")
-    real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    check_mask("where", real, labels.shape, "labels has")
+    real = prepare_mask(where, labels, "labels has")
     pairs = pairs_of(queries, exclude, gather)
     labels = torch.where(real, labels.double(), -torch.inf)
     top, place = labels.max(-1, keepdim=True)
     best = real & torch.zeros_like(real).scatter(1, place, True)
     worse = real & (top - labels >= min_target_diff)
     vectors, columns, owners = hard_columns(documents, real, pairs, gather)
-    best, worse = (gathered(x.flatten()) if gather else x.flatten() for x in (best, worse))
+    best, worse = best.flatten(), worse.flatten()
+    if gather:
+        best, worse = gather_together(best, worse)
     left, right = directions_of(queries, similarity), directions_of(vectors, similarity)
     masks = partial(_listed_masks, pairs, owners, columns, best, worse)
     return Candidates(left / temperature, right, masks, None, gather)
@@ -115,16 +116,6 @@ def sample_negatives(
     keys = torch.rand(size, generator=generator, device=device)
     masks = partial(_sampled_masks, lists, keys, count)
     return Candidates(lists.left, lists.right, masks, None, lists.gather)
-
-
-def _softmax_values(
-    scores: Float[Tensor, "r m"],
-    positive: Bool[Tensor, "r m"],
-    where: Bool[Tensor, "r m"],
-    rows: slice,
-) -> Float[Tensor, "r"]:
-    """The softmax loss of some rows."""
-    return infonce_values(scores, positive, where)
 
 # %% ../../nbs/losses/56_in_batch_lists.ipynb #bb28c364
 @loss(family="contrastive", signature="lists", labels="graded", source="schlatt2025lightning",
@@ -159,9 +150,9 @@ def score_based_in_batch_loss(
     )  # fmt: skip
     if max_negatives is not None:
         lists = sample_negatives(lists, max_negatives, generator)
-    counted = torch.ones_like(queries[:, 0], dtype=torch.bool) if where is None else where.any(-1)
+    counted = None if where is None else where.any(-1)
     keywords = {"weights": weights, "reduction": reduction, "chunk_size": chunk_size}
-    return lists.reduce(_softmax_values, counted, **keywords)
+    return lists.cross_entropy(counted, **keywords)
 
 # %% ../../nbs/losses/56_in_batch_lists.ipynb #ddaec546
 @loss(family="contrastive", signature="scores", labels="binary", source="gao2021rethink",
@@ -246,5 +237,4 @@ def in_batch_psl_loss(
     one = torch.ones_like(lists.left[:, :1])
     operands = [(lists.left, lists.right), (one / temperature, one.new_ones(1, 1))]
     values = partial(_psl_values, lists, activation, positives is not None)
-    counted = torch.ones_like(one[:, 0], dtype=torch.bool)
-    return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)
+    return reduce_rows(values, operands, None, weights, reduction, chunk_size, gather)

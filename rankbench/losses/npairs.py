@@ -6,7 +6,6 @@
 __all__ = ['npairs_loss']
 
 # %% ../../nbs/losses/59_npairs.ipynb #7cf6bbc7
-import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
@@ -49,6 +48,5 @@ def npairs_loss(
     )  # fmt: skip
     lengths = as_float(queries).square().sum(-1) + as_float(documents).square().sum(-1)
     if reduction != "none":
-        everyone = torch.ones_like(lengths, dtype=torch.bool)
-        lengths = (lengths * row_weights(everyone, lengths, weights, reduction, gather)).sum()
+        lengths = (lengths * row_weights(None, lengths, weights, reduction, gather)).sum()
     return value + l2_weight * lengths

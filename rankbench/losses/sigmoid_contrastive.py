@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from ..candidates import Candidates, Exclude, Similarity, check_pairs, in_batch_candidates
 from ..cards import loss
-from ..core import Reduction, UnknownName, check_mask, check_positive, check_shape
+from ..core import Reduction, UnknownName, check_positive, check_shape, prepare_mask
 from ..scaling.across_devices import gather as gathered
 from ..scaling.tiling import ChunkSize, reduce_rows
 
@@ -177,8 +177,7 @@ def bixse_loss(
     if normalize not in ("row", "items"):
         raise UnknownName("normalize", str(normalize), ("row", "items"))
     check_pairs(queries, documents, negatives, negatives_where)
-    real = torch.ones_like(queries[:, 0], dtype=torch.bool) if where is None else where
-    check_mask("where", real, queries.shape[:1], "the batch needs")
+    real = prepare_mask(where, queries[:, 0], "the batch needs")
     queries, documents = (torch.where(real[:, None], x, 0.0) for x in (queries, documents))
     if negatives is not None:
         seen = real[:, None].expand(negatives.shape[:2])

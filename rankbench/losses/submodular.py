@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..candidates import normalize
 from ..cards import loss
-from ..core import Reduction, UnknownName, check_mask, check_positive, check_shape
-from ..scaling.across_devices import gather as gathered
+from ..core import Reduction, UnknownName, check_positive, check_shape, prepare_mask
+from ..scaling.across_devices import gather_together
 from ..scaling.tiling import product
 
 # %% ../../nbs/losses/68_submodular.ipynb #cc6160bb
@@ -70,11 +70,10 @@ def submodular_loss(
     if reduction not in ("mean", "sum"):
         raise UnknownName("reduction", str(reduction), ("mean", "sum"))
     check_shape("labels", labels, embeddings.shape[:1], "the batch needs")
-    real = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    check_mask("where", real, labels.shape, "labels has")
+    real = prepare_mask(where, labels, "labels has")
     unit = normalize(torch.where(real[:, None], embeddings, 0.0))
     if gather:
-        unit, labels, real = gathered(unit), gathered(labels), gathered(real)
+        unit, labels, real = gather_together(unit, labels, real)
     similar, same = product(unit, unit), labels[:, None] == labels
     if function == "facility_location":
         classes, batch = _facility_location(similar, same, real)

@@ -93,7 +93,6 @@ def ntxent_loss(
         queries, documents, exclude=exclude, similarity=similarity, temperature=temperature,
         gather=gather,
     ).values())  # fmt: skip
-    counted = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     operands = [(block.left, block.right) for block in blocks]
     values = partial(_views, blocks)
-    return reduce_rows(values, operands, counted, weights, reduction, chunk_size, gather)
+    return reduce_rows(values, operands, None, weights, reduction, chunk_size, gather)

@@ -90,7 +90,7 @@ SHARED = {
         "padded negatives kept": ("torch.where(real[..., None], negatives, 0.0)", "negatives"),
         "mask of negatives ignored": ("real = negatives_where", "real = None"),
     },
-    ("candidates", "_in_batch_masks", "infonce"): {
+    ("candidates", "in_batch_masks", "infonce"): {
         "mask of negatives ignored": ("torch.ones_like(owned)) & real", "torch.ones_like(owned))"),
         "positives can be excluded": ("positive | pairs", "pairs"),
         "only the diagonal is positive": ("if positives is None else", "if True else"),

@@ -67,7 +67,7 @@ MUTANTS = {
         "margin ignored": ("guides, margin, mode", "guides, 0.0, mode"),
         "mode ignored": ("margin, mode)", 'margin, "absolute")'),
         "temperature ignored": ("similarity, temperature)", "similarity, 0.5)"),
-        "weights ignored": ("counted, weights, reduction", "counted, None, reduction"),
+        "weights ignored": ("None, weights, reduction", "None, None, reduction"),
     },
 }  # fmt: skip
 

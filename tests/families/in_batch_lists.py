@@ -132,7 +132,7 @@ MUTANTS = {
         "whole cosines": ("temperature=2.0", "temperature=1.0"),
         "activation ignored": ("lists, activation,", 'lists, "exp",'),
         "several positives taken for one": ("positives is not None", "False"),
-        "weights ignored": ("counted, weights, reduction", "counted, None, reduction"),
+        "weights ignored": ("None, weights, reduction", "None, None, reduction"),
     },
 }  # fmt: skip
 

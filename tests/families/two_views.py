@@ -115,7 +115,7 @@ MUTANTS = {
         "exclusions ignored": ("exclude=exclude, ", ""),
         "similarity ignored": ("similarity=similarity, ", ""),
         "temperature ignored": (" temperature=temperature,", ""),
-        "weights ignored": ("counted, weights, reduction", "counted, None, reduction"),
+        "weights ignored": ("None, weights, reduction", "None, None, reduction"),
         "reduction ignored": ("weights, reduction, chunk", 'weights, "mean", chunk'),
         "a view twice": ("list(directional", "2 * list(directional"),
     },
