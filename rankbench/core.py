@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Reduction', 'UnknownName', 'as_float', 'check_shape', 'check_mask', 'prepare_lists', 'prepare_mask', 'check_positive',
            'masked_logsumexp', 'masked_log_softmax', 'masked_softmax', 'masked_cross_entropy', 'reduce_lists',
-           'reduce_items']
+           'reduce_items', 'as_components']
 
-# %% ../nbs/core/10_lists.ipynb #ab0c9fcf
+# %% ../nbs/core/10_lists.ipynb #5e1ad326
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -169,3 +169,20 @@ def reduce_items(
     count = where.sum(-1)
     values = torch.where(where, costs, 0.0).sum(-1) / count.clamp(min=1)
     return reduce_lists(values, count > 0, weights, reduction)
+
+# %% ../nbs/core/10_lists.ipynb #d4aab752
+def as_components(
+    value: Tensor | Mapping[str, Tensor],  # What a loss returned.
+) -> dict[str, Tensor]:  # With the key "loss", which is trained on.
+    """A loss as named scalars; the sum of the parts where nothing is named "loss"."""
+    named = value if isinstance(value, Mapping) else {"loss": value}
+    for name, part in named.items():
+        if not isinstance(part, Tensor) or part.ndim > 0:
+            what = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
+            raise ValueError(
+                f"a loss returned {what} as {name!r}; expected a scalar tensor, or a dict of them. "
+                f"Is the reduction 'none'?"
+            )
+    if not named:
+        raise ValueError("a loss returned a dict without parts; expected a scalar for each part.")
+    return dict(named) if "loss" in named else {"loss": sum(named.values()), **named}

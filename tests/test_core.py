@@ -9,6 +9,7 @@ from rankbench.cards import cards
 from rankbench.checks import example
 from rankbench.core import (
     UnknownName,
+    as_components,
     as_float,
     check_shape,
     masked_log_softmax,
@@ -276,3 +277,33 @@ def test_a_loss_suggests_the_right_reduction(card, without_shape_checks):
 
 def test_what_is_no_name_at_all_is_still_answered():
     assert str(UnknownName("gain", None, ["exp2", "linear"])).startswith("unknown gain None; did")
+
+
+# What a loss returns ----------------------------------------------------------------------------
+
+
+def test_a_scalar_is_its_own_only_part():
+    assert as_components(torch.tensor(2.0)) == {"loss": 2}
+
+
+def test_parts_without_a_loss_are_summed():
+    parts = {"a": torch.tensor(2.0), "b": torch.tensor(0.5)}
+    assert as_components(parts) == {"loss": 2.5, "a": 2, "b": 0.5} and len(parts) == 2
+
+
+def test_a_loss_beside_its_parts_is_kept():
+    assert as_components({"a": torch.tensor(2.0), "loss": torch.tensor(0.1)})["loss"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(3), r"shape \(3,\) as 'loss'.*reduction 'none'"),
+        ({"a": torch.zeros(2, 1)}, r"shape \(2, 1\) as 'a'"),
+        ({"a": 1.0}, "returned 1.0 as 'a'"),
+        ({}, "a dict without parts"),
+    ],
+)
+def test_what_is_no_loss_is_named(value, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        as_components(value)

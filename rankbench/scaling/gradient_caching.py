@@ -19,6 +19,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..core import as_components
+
 # %% ../../nbs/scaling/20_gradient_caching.ipynb #663de0ef
 def cut_items(
     count: int,
@@ -366,17 +368,11 @@ def _connect(sides: Sequence[_Side]) -> None:
 
 
 def _total(value: Any) -> Tensor | dict[str, Tensor]:
-    """A scalar as it is; of a dict the sum as "loss", and its parts without a gradient."""
-    named = value if isinstance(value, Mapping) else {"value": value}
-    for name, part in named.items():
-        if not isinstance(part, Tensor) or part.ndim > 0 or name == "loss":
-            what = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
-            raise ValueError(
-                f"loss_fn returned {what} as {name!r}; expected a scalar tensor, or a dict of "
-                f"them without 'loss', which is their sum. Is the reduction 'none'?"
-            )
-    parts = {name: part.detach() for name, part in named.items()}
-    return {"loss": sum(named.values()), **parts} if isinstance(value, Mapping) else value
+    """A scalar as it is; of named scalars the parts without a gradient."""
+    named = as_components(value)
+    if not isinstance(value, Mapping):
+        return value
+    return {name: x if name == "loss" else x.detach() for name, x in named.items()}
 
 # %% ../../nbs/scaling/20_gradient_caching.ipynb #e944c16d
 class GradCache:
@@ -399,7 +395,7 @@ class GradCache:
         self,
         *inputs: Any,  # A batch for each side: a tensor, a list, or a dict or tuple of those.
         **keywords: Any,  # For loss_fn.
-    ) -> Tensor | dict[str, Tensor]:  # A dict: the sum as "loss", parts without a gradient.
+    ) -> Tensor | dict[str, Tensor]:  # A dict: "loss", and parts without a gradient.
         """The loss of the whole batch; `backward` leaves gradients in the encoders."""
         return _total(self.loss_fn(*self.encode(*inputs), **keywords))
 
