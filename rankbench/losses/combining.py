@@ -18,7 +18,7 @@ from ..cards import Loss, find
 from ..core import UnknownName, as_components
 from ..scaling.schedules import number_at
 
-# %% ../../nbs/losses/90_combining.ipynb #d9538b91
+# %% ../../nbs/losses/90_combining.ipynb #1370431f
 def _resolved(loss: str | Callable) -> Callable:
     """The function of a loss that is given by its name."""
     return find(loss).fn if isinstance(loss, str) else loss
@@ -42,7 +42,9 @@ def keywords_of(
 def _call(loss: Callable, data: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """A loss on data, with those of the keywords that it understands."""
     known = keywords_of(loss)
-    return loss(*data, **{k: v for k, v in keywords.items() if known is None or k in known})
+    if known is None:  # whoever passes all keywords on may not expect the step
+        return loss(*data, **{k: v for k, v in keywords.items() if k != "step"})
+    return loss(*data, **{k: v for k, v in keywords.items() if k in known})
 
 # %% ../../nbs/losses/90_combining.ipynb #4747760b
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def select(
         raise ValueError(f"select got positions {positions}; expected numbers from 0 on.")
     return Selected(_resolved(loss), positions)
 
-# %% ../../nbs/losses/90_combining.ipynb #9d729fdd
+# %% ../../nbs/losses/90_combining.ipynb #d9ca1b20
 @dataclass(frozen=True)
 class WeightedSum:
     """Several losses as one; made by `weighted_sum`."""
@@ -105,7 +107,7 @@ class WeightedSum:
                 total = total + weight * parts["loss"]
                 found |= {_label(name, part): x for part, x in parts.items()}
         if not found:
-            total = sum(x.sum() for x in data if x.is_floating_point()) * 0.0
+            total = sum(x.flatten()[:0].sum() for x in data if x.is_floating_point())
         if self.check_finite and not torch.compiler.is_compiling():
             _check_finite({"loss": total, **found}, step)
         return {"loss": total, **found}

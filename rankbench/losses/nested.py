@@ -76,12 +76,18 @@ def _cut(x: Tensor, size: int, normalize: bool) -> Tensor:
     """The first coordinates; of length 1 where asked for."""
     return unit(x[..., :size], dim=-1) if normalize else x[..., :size]
 
-# %% ../../nbs/losses/91_nested.ipynb #51d36e50
+# %% ../../nbs/losses/91_nested.ipynb #269e3133
 def _drawn(choices: Sequence[int], count: int, seed: int, step: int | None) -> list[int]:
     """Some of the choices, the same whenever seed and step are the same."""
     if step is None:
         raise ValueError("a draw depends on the step; call with step=..., the steps done so far.")
     return sorted(random.Random(f"{seed} {step}").sample(list(choices), count))
+
+
+def _check_count(name: str, count: Any) -> None:
+    """Raise a ValueError unless it is a whole number above 0."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected a whole number above 0, or None for all.")
 
 
 def _added(total: dict[str, Any], value: Any, weight: float, suffix: str) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def _check_size(size: int, vectors: Sequence[Tensor]) -> None:
                 f"expected at most {x.shape[-1]}."
             )
 
-# %% ../../nbs/losses/91_nested.ipynb #f3b762f8
+# %% ../../nbs/losses/91_nested.ipynb #3bb44e09
 def matryoshka(
     loss: str | Callable,  # Any loss of embeddings, wrapped ones included.
     dims: Sequence[int],  # Sizes, such as (768, 256, 64).
@@ -155,13 +161,13 @@ def matryoshka(
     if not dims or len(set(dims)) < len(dims) or any(d < 1 for d in dims):
         raise ValueError(f"dims are {tuple(dims)}; expected different sizes such as (256, 64).")
     if dims_per_step is not None:
-        check_positive("dims_per_step", dims_per_step)
+        _check_count("dims_per_step", dims_per_step)
     loss = find(loss).fn if isinstance(loss, str) else loss
     vectors = vectors_of(loss) if vectors is None else tuple(vectors)
     paired = sorted(zip(dims, weights, strict=True), key=lambda pair: -pair[0])
     return Matryoshka(loss, dict(paired), dims_per_step, normalize, seed, vectors)
 
-# %% ../../nbs/losses/91_nested.ipynb #a1df5834
+# %% ../../nbs/losses/91_nested.ipynb #170bab62
 LAYER_WEIGHTS = {
     "uniform": lambda layer: 1.0,
     "linear": lambda layer: 1 / (1 + layer),
@@ -169,11 +175,20 @@ LAYER_WEIGHTS = {
 }
 
 
-def _layer_divergence(low: Tensor, last: Tensor, temperature: float) -> Tensor:
-    """Mean over rows of KL(last ‖ low) between the softmaxes of coordinates, times T."""
+def _layer_divergence(low: Tensor, last: Tensor, real: Tensor, temperature: float) -> Tensor:
+    """Mean over real rows of KL(last ‖ low) between the softmaxes of coordinates, times T."""
+    low, last = (torch.where(real[:, None], x, 0.0) for x in (low, last))
     target = (last.detach() / temperature).log_softmax(-1)
     found = (low / temperature).log_softmax(-1)
-    return temperature * (target.exp() * (target - found)).sum(-1).mean()
+    total = (target.exp() * (target - found)).sum()  # 0 for padded rows
+    return temperature * total / real.sum().clamp(min=1)
+
+
+def _rows_and_mask(x: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[layers, rows, D] and which rows are real; a mask of another shape is not theirs."""
+    if where is None or where.shape != x.shape[1:-1]:
+        where = torch.ones(x.shape[1:-1], dtype=torch.bool, device=x.device)
+    return x.flatten(1, -2), where.flatten()
 
 
 def _check_layers(vectors: Sequence[Tensor]) -> int:
@@ -186,7 +201,7 @@ def _check_layers(vectors: Sequence[Tensor]) -> int:
         )
     return counts.pop()
 
-# %% ../../nbs/losses/91_nested.ipynb #7e102d7b
+# %% ../../nbs/losses/91_nested.ipynb #ba3e79ac
 @dataclass(frozen=True)
 class AdaptiveLayer:
     """A loss over the layers of an encoder; made by `adaptive_layer`."""
@@ -218,8 +233,9 @@ class AdaptiveLayer:
             share = self.prior * LAYER_WEIGHTS[self.weighting](layer) / len(below)
             self._layer(found, layer, share, data, keywords)
         if self.kl_weight and below:
-            rows = [torch.cat([x[layer] for x in sides]) for layer in (*below, -1)]
-            gaps = [_layer_divergence(x, rows[-1], self.kl_temperature) for x in rows[:-1]]
+            pairs = [_rows_and_mask(x, keywords.get("where")) for x in sides]
+            rows, real = torch.cat([x for x, _ in pairs], 1), torch.cat([w for _, w in pairs])
+            gaps = [_layer_divergence(rows[k], rows[-1], real, self.kl_temperature) for k in below]
             found["layer_kl"] = sum(gaps) / len(gaps)
             found["loss"] = found["loss"] + self.kl_weight * found["layer_kl"]
         return found
@@ -229,7 +245,7 @@ class AdaptiveLayer:
         suffix = "@last" if layer < 0 else f"@layer{layer}"
         return _added(found, self.loss(*some, **named), weight, suffix)
 
-# %% ../../nbs/losses/91_nested.ipynb #b7118cb0
+# %% ../../nbs/losses/91_nested.ipynb #b534c56e
 def adaptive_layer(
     loss: str | Callable,  # Any loss of embeddings, wrapped ones included.
     *,
@@ -250,7 +266,7 @@ def adaptive_layer(
         raise UnknownName("weighting of layers", str(weighting), LAYER_WEIGHTS)
     check_positive("kl_temperature", kl_temperature, such_as=0.3)
     if layers_per_step is not None:
-        check_positive("layers_per_step", layers_per_step)
+        _check_count("layers_per_step", layers_per_step)
     loss = find(loss).fn if isinstance(loss, str) else loss
     vectors = vectors_of(loss) if vectors is None else tuple(vectors)
     return AdaptiveLayer(loss, layers_per_step, last, prior, kl_weight, kl_temperature,
