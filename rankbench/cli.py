@@ -1,6 +1,7 @@
 """The command line: list and check losses, compare them, look at collections."""
 
 import argparse
+import ast
 import json
 import string
 import sys
@@ -17,6 +18,7 @@ examples:
   rankbench losses --labels graded
   rankbench show ranknet
   rankbench check infonce
+  rankbench lint batch.json --loss kl
   rankbench compare --losses infonce,bidirectional_infonce,ranknet
   rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
   rankbench compare --task letor --losses all --profile smoke
@@ -184,6 +186,39 @@ def named_losses(text: str | None, task: str) -> tuple[str, ...]:
         n for name in names for n in (fitting_losses(KINDS[task]) if name == "all" else [name])
     ]
     return tuple(dict.fromkeys(find(name).name for name in found))
+
+
+def parsed_settings(texts: Sequence[str]) -> dict[str, object]:
+    """Settings of the form name=value; values as Python writes them, or plain words."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set is {text!r}; expected NAME=VALUE, such as temperature=0.05")
+        try:
+            found[name.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value
+    return found
+
+
+def lint_batch(args) -> int:
+    from dataclasses import asdict
+
+    from rankbench.lint import lint, read_batch
+
+    batch = read_batch(args.file)
+    settings = parsed_settings(args.set)
+    found = lint(batch, find(args.loss).name, untrained=args.untrained, **settings)
+    if args.json:
+        print(json.dumps([asdict(f) for f in found], indent=1, ensure_ascii=False))
+    for f in () if args.json else found:
+        print(f"{f.level}: {f.what} [{f.rule}]")
+        print(wrap(f.where, "  where"), wrap(f.why, "  why"), wrap(f.fix, "  fix"), "", sep="\n")
+    if not found and not args.json:
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items())
+        print(f"nothing found in {shapes}")
+    return int(any(f.level == "error" for f in found))
 
 
 def compare(args) -> int:
@@ -365,6 +400,22 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--all", action="store_true", help="every loss")
 
     sub = command(
+        "lint", lint_batch, "Look at a batch for what makes a loss learn the wrong thing.",
+        epilog="The file holds tensors under the names of the loss's arguments: scores, labels and\n"
+        "where, or queries and documents ... as .json, .npz, .pt or .safetensors. The exit\n"
+        "status is 1 where an error is found, 0 otherwise.\n\n"
+        "examples:\n"
+        "  rankbench lint batch.json --loss kl --set teacher_temperature=4\n"
+        "  rankbench lint batch.npz --loss infonce --untrained",
+    )  # fmt: skip
+    sub.add_argument("file", metavar="FILE", help="a batch: .json, .npz, .pt or .safetensors")
+    sub.add_argument("--loss", metavar="NAME", required=True, help="name or alias of a loss")
+    sub.add_argument("--set", metavar="NAME=VALUE", action="append", default=[],
+                     help="a setting of the loss; may be repeated")  # fmt: skip
+    sub.add_argument("--untrained", action="store_true",
+                     help="the model has not been trained: compare with the random baseline")  # fmt: skip
+
+    sub = command(
         "compare", compare, "Train one model per loss and compare them.",
         epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is\n"
         "run with several seeds and looked at on test once. Every finished run is kept:\n"
@@ -427,8 +478,12 @@ def make_parser() -> argparse.ArgumentParser:
                      "dimensions (1024x384,4096x384)")  # fmt: skip
     sub.add_argument("--rounds", type=int, default=9, help="ratios per row (default: %(default)s)")
     sub.add_argument("--peers", metavar="A,B,...", help="libraries (default: those installed)")
-    sub.add_argument("--batch", type=int, default=65536, help="memory: pairs (default: %(default)s)")
-    sub.add_argument("--dim", type=int, default=384, help="memory: dimensions (default: %(default)s)")
+    sub.add_argument(
+        "--batch", type=int, default=65536, help="memory: pairs (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--dim", type=int, default=384, help="memory: dimensions (default: %(default)s)"
+    )
     sub.add_argument("--negatives", type=int, default=0, metavar="K",
                      help="memory: hard negatives per query, 0 or 1 (default: %(default)s)")  # fmt: skip
     sub.add_argument("--output", metavar="FILE", help="write the record there, row by row")

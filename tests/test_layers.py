@@ -17,7 +17,7 @@ ROWS = {
     "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
     "candidates": 2, "late_interaction": 2, "embedding_metrics": 2,
     "losses": 3,
-    "checks": 4, "plots": 4, "systems": 4, "peers": 4,
+    "checks": 4, "lint": 4, "plots": 4, "systems": 4, "peers": 4,
     "models": 5, "data": 5, "recipes": 5, "records": 5,
     "training": 6, "evaluation": 6, "comparing": 6, "bench": 6, "bench_batches": 6,
     "capstones": 7, "adapters": 7,
