@@ -21,7 +21,7 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/77_js_divergence.ipynb #59c09e80
+# %% ../../nbs/losses/77_js_divergence.ipynb #330f18fe
 @loss(family="distillation", signature="scores", labels="teacher", source="lin1991",
       use_when="Teacher and student may be sure of different items, or teachers are noisy.",
       avoid_when="The student starts far away and has to move: there the gradient is flat.",
@@ -43,7 +43,9 @@ def js_divergence_loss(
     """
     check_positive("temperature", temperature)
     if not 0 < beta < 1:
-        raise ValueError(f"beta is {beta}; expected a share between 0 and 1. See kl_loss for both.")
+        raise ValueError(
+            f"beta is {beta}; expected a share between 0 and 1. At its ends use kl_loss."
+        )
     scores, teacher, where = prepare_lists(scores, labels, where)
     log_q = masked_log_softmax(scores / temperature, where)
     log_p = masked_log_softmax(teacher / temperature, where).detach()
