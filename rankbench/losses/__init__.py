@@ -50,6 +50,8 @@ from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
+from rankbench.losses.listwise_distillation import listwise_distillation_loss
+from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -120,5 +122,7 @@ __all__ = [
     "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
+    "listwise_distillation_loss",
+    "js_divergence_loss",
     "flops_regularizer",
 ]
