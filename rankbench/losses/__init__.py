@@ -50,7 +50,8 @@ from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
-from rankbench.losses.teacher_order import importance_aware_loss, weighted_ranknet_loss
+from rankbench.losses.teacher_order import weighted_ranknet_loss
+from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -121,7 +122,7 @@ __all__ = [
     "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
-    "importance_aware_loss",
     "weighted_ranknet_loss",
+    "importance_aware_loss",
     "flops_regularizer",
 ]
