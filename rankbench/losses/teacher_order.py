@@ -21,7 +21,7 @@ from rankbench.core import (
 )
 from .rank_surrogates import average_ranks
 
-# %% ../../nbs/losses/73_teacher_order.ipynb #d183d1bb
+# %% ../../nbs/losses/73_teacher_order.ipynb #4268483a
 @loss(family="distillation", signature="scores", labels="ranking", source="reddy2024",
       use_when="A teacher such as a language model orders a short list, and its top matters most.",
       avoid_when="Lists of thousands: every pair is looked at. Labels that mostly tie.",
@@ -49,8 +49,8 @@ def weighted_ranknet_loss(
         raise UnknownName("way to normalize", str(normalize), ("pairs", "weights"))
     check_positive("sigma", sigma)
     scores, labels, where = prepare_lists(scores, labels, where)
-    pairs = (labels.unsqueeze(-1) > labels.unsqueeze(-2)) & where.unsqueeze(-2)
-    pairs = (pairs & where.unsqueeze(-1)).to(scores.dtype)
+    known = labels.masked_fill(~where, torch.nan)  # Neither above nor below anything.
+    pairs = (known.unsqueeze(-1) > known.unsqueeze(-2)).to(scores.dtype)
     pair_weights = pairs
     if weighting == "inverse_rank_sum":
         ranks = average_ranks(labels, where)
