@@ -70,10 +70,10 @@ def importance_aware_loss(
         values = values / torch.where(mass > 0, mass, 1.0)
     return reduce_lists(values, has_order(labels, where), weights, reduction)
 
-# %% ../../nbs/losses/75_written_order.ipynb #2efa8d33
+# %% ../../nbs/losses/75_written_order.ipynb #29a9c547
 def importance_weighted_lm_loss(
     log_probs: Float[Tensor, "*lists tokens"],  # Log-probability of each token of the answer.
-    ranks: Real[Tensor, "*lists tokens"],  # Rank that a token names; 0 for separators.
+    ranks: Real[Tensor, "..."],  # Rank that each token names; 0 for separators.
     *,
     where: Bool[Tensor, "*lists tokens"] | None = None,  # True for active tokens.
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per answer.

@@ -2,8 +2,9 @@
 
 import math
 
-from families.permutation import shared_places, sums_to
 from references import log1pexp, logsumexp
+
+from families.permutation import shared_places, sums_to
 
 
 def weighted_ranknet(scores, labels, sigma=1.0, weighting="inverse_rank_sum", normalize="pairs"):
