@@ -45,6 +45,7 @@ ALLOWED = {
         "losses.contrastive",
     ): "a group of a retriever has the softmax values",
     ("losses.in_batch_lists", "losses.psl"): "PSL on a batch has the activations of PSL on a list",
+    ("losses.teacher_order", "losses.rank_surrogates"): "ranks in which ties share",
     ("losses.triplet", "losses.distances"): "triplets compare the distances of pairs",
 }
 LAZY = {

@@ -51,6 +51,8 @@ from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.listwise_distillation import listwise_distillation_loss
+from rankbench.losses.teacher_order import weighted_ranknet_loss
+from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -123,6 +125,8 @@ __all__ = [
     "kl_loss",
     "margin_mse_loss",
     "listwise_distillation_loss",
+    "weighted_ranknet_loss",
+    "importance_aware_loss",
     "js_divergence_loss",
     "flops_regularizer",
 ]
