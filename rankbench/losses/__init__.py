@@ -50,6 +50,8 @@ from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
+from rankbench.losses.plackett_luce import pld_loss
+from rankbench.losses.rank_distil import coupled_rank_distil_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -120,5 +122,7 @@ __all__ = [
     "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
+    "pld_loss",
+    "coupled_rank_distil_loss",
     "flops_regularizer",
 ]
