@@ -34,7 +34,7 @@ def mixed(
     x = ((x ^ (x >> 15)) * 0x846CA68B) & BITS
     return x ^ (x >> 16)
 
-# %% ../../nbs/losses/75_rank_distil.ipynb #8f6b7785
+# %% ../../nbs/losses/75_rank_distil.ipynb #30192497
 def own_uniforms(
     teacher: Float[Tensor, "*lists items"],
     where: Bool[Tensor, "*lists items"],
@@ -42,7 +42,7 @@ def own_uniforms(
 ) -> Float[Tensor, "samples *lists items"]:  # Between 0 and 1.
     """Numbers that look random and depend on the teacher's scores of the list alone."""
     bits = (teacher.float() + 0.0).view(torch.int32).long()
-    salt = torch.where(where, mixed(bits), 0).sum(-1, keepdim=True)
+    salt = torch.where(where, mixed(bits + 1), 0).sum(-1, keepdim=True)
     ranks = label_levels(torch.where(where, -teacher, torch.inf), "stable")
     sample = torch.arange(samples, device=teacher.device).view(-1, *[1] * teacher.ndim)
     numbers = mixed(mixed(mixed(salt) + ranks) + sample)
