@@ -52,6 +52,8 @@ from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.listwise_distillation import listwise_distillation_loss
 from rankbench.losses.teacher_order import weighted_ranknet_loss
+from rankbench.losses.plackett_luce import pld_loss
+from rankbench.losses.rank_distil import coupled_rank_distil_loss
 from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.regularizers import flops_regularizer
@@ -126,6 +128,8 @@ __all__ = [
     "margin_mse_loss",
     "listwise_distillation_loss",
     "weighted_ranknet_loss",
+    "pld_loss",
+    "coupled_rank_distil_loss",
     "importance_aware_loss",
     "js_divergence_loss",
     "flops_regularizer",
