@@ -51,6 +51,7 @@ from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.preference import dpo_loss
+from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -122,5 +123,7 @@ __all__ = [
     "kl_loss",
     "margin_mse_loss",
     "dpo_loss",
+    "mmpo_loss",
+    "lipo_loss",
     "flops_regularizer",
 ]
