@@ -104,10 +104,7 @@ MUTANTS = {
         "strength fixed": ("ref_log_probs, beta=beta)", "ref_log_probs)"),
         "not ranked": ("by_rank(*prepare_lists(rewards, labels, where))",
                        "prepare_lists(rewards, labels, where)"),
-        "ranked by labels": ("by_rank(*prepare_lists(rewards, labels, where))",
-                             "[x.gather(-1, by_rank(labels, torch.arange(labels.shape[-1])"
-                             ".expand_as(labels), where)[1]) for x in "
-                             "prepare_lists(rewards, labels, where)]"),
+        "sign flipped": ("values = weighted_sum(rewards)", "values = weighted_sum(-rewards)"),
         "gain ignored": ("GAINS[gain](labels)", "labels"),
         "gain fixed": ("GAINS[gain]", 'GAINS["exp2"]'),
         "discounts of distances": ("swap=1.0", "distance=1.0"),
