@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankbench.losses import (
+    bpr_loss,
     constant_margin_mse_loss,
     dpo_loss,
     hinge_loss,
@@ -84,6 +85,13 @@ def test_an_order_of_two_by_plackett_and_luce_is_dpo(data, beta):
     log_probs, reference, labels = data
     ours = dpo_loss(log_probs, labels, ref_log_probs=reference, beta=beta)
     close(ours, listmle_loss(implicit_rewards(log_probs, reference, beta=beta), labels))
+
+
+@given(responses())
+def test_without_a_reference_dpo_of_two_grades_is_bpr(data):
+    log_probs, _, labels = data
+    labels = (labels > labels.min()).double()
+    close(dpo_loss(log_probs, labels, beta=1.0), bpr_loss(log_probs, labels))
 
 
 @given(responses(), st.sampled_from(VARIANTS), st.sampled_from([0.0, 0.1, 0.5]))
