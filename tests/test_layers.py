@@ -46,6 +46,10 @@ ALLOWED = {
     ): "a group of a retriever has the softmax values",
     ("losses.in_batch_lists", "losses.psl"): "PSL on a batch has the activations of PSL on a list",
     ("losses.teacher_order", "losses.rank_surrogates"): "ranks in which ties share",
+    (
+        "losses.preference_lists",
+        "losses.preference",
+    ): "preferences with degrees rank the same implicit rewards",
     ("losses.triplet", "losses.distances"): "triplets compare the distances of pairs",
 }
 LAZY = {

@@ -56,6 +56,8 @@ from rankbench.losses.plackett_luce import pld_loss
 from rankbench.losses.rank_distil import coupled_rank_distil_loss
 from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.js_divergence import js_divergence_loss
+from rankbench.losses.preference import dpo_loss
+from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -132,5 +134,8 @@ __all__ = [
     "coupled_rank_distil_loss",
     "importance_aware_loss",
     "js_divergence_loss",
+    "dpo_loss",
+    "lipo_loss",
+    "mmpo_loss",
     "flops_regularizer",
 ]
