@@ -51,6 +51,7 @@ from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.preference_odds import asft_loss, orpo_loss
+from rankbench.losses.cringe import pairwise_cringe_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -123,5 +124,6 @@ __all__ = [
     "margin_mse_loss",
     "orpo_loss",
     "asft_loss",
+    "pairwise_cringe_loss",
     "flops_regularizer",
 ]
