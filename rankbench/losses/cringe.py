@@ -24,7 +24,7 @@ from rankbench.core import (
 )
 from ..pair_sums import cross_pair_sum
 
-# %% ../../nbs/losses/83_cringe.ipynb #c4dda239
+# %% ../../nbs/losses/83_cringe.ipynb #6ce2a8f5
 def cringe_loss(
     logits: Float[Tensor, "*answers length vocabulary"],  # Logits of the token at each position.
     tokens: Int[Tensor, "*answers length"],  # The tokens of answers that should not be given.
@@ -37,13 +37,15 @@ def cringe_loss(
 
     Cr = 1/T Σₜ log(1 + exp(s[yₜ] - s[rₜ])),  rₜ drawn from the top k of s without yₜ
     """
-    check_positive("k", k)
+    rivals = min(k, logits.shape[-1] - 1)
+    if rivals < 1:
+        raise ValueError(f"k={k} of {logits.shape[-1]} tokens leaves no rival; both must be more.")
     check_shape("tokens", tokens, logits.shape[:-1], "logits, without the vocabulary, has")
     where = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
     check_mask("where", where, tokens.shape, "tokens has")
     logits = torch.where(where.unsqueeze(-1), as_float(logits), 0.0)
     tokens = torch.where(where, tokens, 0).unsqueeze(-1)
-    best = logits.scatter(-1, tokens, -torch.inf).topk(min(k, logits.shape[-1] - 1)).values
+    best = logits.scatter(-1, tokens, -torch.inf).topk(rivals).values
     noise = torch.empty_like(best).exponential_(generator=generator)
     drawn = (best.detach() - noise.log()).argmax(-1, keepdim=True)
     costs = -logsigmoid(best.gather(-1, drawn) - logits.gather(-1, tokens)).squeeze(-1)
