@@ -118,7 +118,8 @@ class Example:
 
 # %% ../nbs/core/30_checks.ipynb #a180513f
 LISTS = ("scores", "log_probs")  # Signatures of lists: a value and a label per item.
-ITEM_KEYWORDS = ("relevance", "ref_log_probs")  # One number per item, beside scores and labels.
+# One number per item, beside scores and labels.
+ITEM_KEYWORDS = ("relevance", "ref_log_probs", "cringe")
 
 
 class ScoresExample(Example):
@@ -138,7 +139,8 @@ class ScoresExample(Example):
         }[card.labels].double()
         where = torch.arange(6) < torch.tensor([6, 5, 4, 2])[:, None]
         more = {"relevance": rolled(0, 1, 0, 0, 1, 0).double(),
-                "ref_log_probs": -0.1 - torch.randn(4, 6, generator=g).abs().double()}  # fmt: skip
+                "ref_log_probs": -0.1 - torch.randn(4, 6, generator=g).abs().double(),
+                "cringe": torch.randn(4, 6, generator=g).abs().double()}  # fmt: skip
         more = {k: v for k, v in more.items() if k in card.settings}
         return cls((scores, labels), {"where": where, **more})
 

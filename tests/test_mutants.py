@@ -154,7 +154,8 @@ def lists(card, seed: int):
     labels = [*([label() for _ in range(5)] for _ in range(4)), [float(seed % 2)] * 5]
     ragged, one = [True, False, True, True, False], [False, True, False, False, False]
     draws = {"relevance": lambda: r.choice([0.0, 0.0, 1.0]),
-             "ref_log_probs": lambda: -r.randrange(1, 25) / 8}  # fmt: skip
+             "ref_log_probs": lambda: -r.randrange(1, 25) / 8,
+             "cringe": lambda: r.randrange(25) / 8}  # fmt: skip
     items = {k: [[draw() for _ in range(5)] for _ in range(5)]
              for k, draw in draws.items() if k in card.settings and seed}  # fmt: skip
     where = [ragged, one, [True] * 5, [False] * 5, [True] * 5]

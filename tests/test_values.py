@@ -58,7 +58,8 @@ def ragged_lists(draw, card):
     weights = draw(st.none() | st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=count,
                                         max_size=count))  # fmt: skip
     item = {"relevance": st.sampled_from([0.0, 1.0]),
-            "ref_log_probs": st.integers(-40, -1).map(lambda x: x / 8)}  # fmt: skip
+            "ref_log_probs": st.integers(-40, -1).map(lambda x: x / 8),
+            "cringe": st.integers(0, 24).map(lambda x: x / 8)}  # fmt: skip
     items = {k: draw(rows(v)) for k, v in item.items()
              if k in card.settings and draw(st.booleans())}  # fmt: skip
     return (

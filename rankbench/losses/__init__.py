@@ -57,7 +57,9 @@ from rankbench.losses.rank_distil import coupled_rank_distil_loss
 from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.preference import dpo_loss
+from rankbench.losses.preference_odds import asft_loss, orpo_loss
 from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
+from rankbench.losses.cringe import pairwise_cringe_loss
 from rankbench.losses.regularizers import flops_regularizer
 
 __all__ = [
@@ -135,7 +137,10 @@ __all__ = [
     "importance_aware_loss",
     "js_divergence_loss",
     "dpo_loss",
+    "asft_loss",
+    "orpo_loss",
     "lipo_loss",
     "mmpo_loss",
+    "pairwise_cringe_loss",
     "flops_regularizer",
 ]
