@@ -51,11 +51,11 @@ from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.listwise_distillation import listwise_distillation_loss
+from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.teacher_order import weighted_ranknet_loss
+from rankbench.losses.written_order import importance_aware_loss
 from rankbench.losses.plackett_luce import pld_loss
 from rankbench.losses.rank_distil import coupled_rank_distil_loss
-from rankbench.losses.written_order import importance_aware_loss
-from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.preference import dpo_loss
 from rankbench.losses.preference_odds import asft_loss, orpo_loss
 from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
@@ -131,11 +131,11 @@ __all__ = [
     "kl_loss",
     "margin_mse_loss",
     "listwise_distillation_loss",
+    "js_divergence_loss",
     "weighted_ranknet_loss",
+    "importance_aware_loss",
     "pld_loss",
     "coupled_rank_distil_loss",
-    "importance_aware_loss",
-    "js_divergence_loss",
     "dpo_loss",
     "asft_loss",
     "orpo_loss",
