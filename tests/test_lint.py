@@ -81,7 +81,8 @@ def test_a_clean_batch_is_silent(card):
     assert rules(batch, card.name) == EXPECTED.get(card.name, set())
 
 
-@pytest.mark.parametrize("form", [find("infonce").fn, Loss("infonce"), "infonce", "mnrl"], ids=str)
+@pytest.mark.parametrize("form", [find("infonce").fn, Loss("infonce"), "infonce", "mnrl"],
+                         ids=["function", "module", "name", "alias"])  # fmt: skip
 def test_a_loss_may_come_in_any_form(form):
     assert lint(clean("embeddings"), form) == []
 

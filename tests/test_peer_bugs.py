@@ -1,17 +1,14 @@
 """Eighteen faults that were found by running other libraries, and the tests that keep us from them.
 
-The names of the tests say what is protected. What concerns a part that does not exist here yet is
-listed under LATER with that part, and fails once the part exists.
+The names of the tests say what is protected.
 """
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
 from rankbench.candidates import duplicate_mask
-from rankbench.cards import cards
 from rankbench.losses import bidirectional_infonce_loss, infonce_loss
 
 HERE = Path(__file__).parent
@@ -86,11 +83,11 @@ PROTECTED = {
     "a newer version of a dependency breaks the import": [
         "test_packaging::test_the_wheel_computes_every_loss",
     ],
-}
-
-# What went wrong elsewhere → the part of the library that will have to show that it does not here.
-LATER = {
-    "a wrapper fails on losses that return several parts": "matryoshka",
+    "a wrapper fails on losses that return several parts": [
+        "test_combining::test_a_wrapper_takes_losses_that_return_several_parts",
+        "test_combining::test_wrappers_stand_in_each_other",
+        "test_combining::test_a_cache_over_a_sum_over_prefixes_keeps_the_names",
+    ],
 }
 
 
@@ -105,17 +102,8 @@ def test_every_fault_has_its_tests(fault):
         assert f"def {name}(" in functions(module), f"{test} is gone"
 
 
-@pytest.mark.parametrize("fault", LATER)
-def test_what_is_set_aside_does_not_exist_yet(fault):
-    part = LATER[fault]
-    names = {name for card in cards() for name in (card.name, *card.aliases)}
-    found = importlib.util.find_spec("rankbench.scaling")
-    assert part not in names
-    assert found is None or importlib.util.find_spec(f"rankbench.scaling.{part}") is None
-
-
 def test_eighteen_faults_are_known():
-    assert len(PROTECTED) + len(LATER) == 18
+    assert len(PROTECTED) == 18
 
 
 @pytest.mark.parametrize("loss", [infonce_loss, bidirectional_infonce_loss])
