@@ -45,6 +45,7 @@ ALLOWED = {
         "losses.contrastive",
     ): "a group of a retriever has the softmax values",
     ("losses.in_batch_lists", "losses.psl"): "PSL on a batch has the activations of PSL on a list",
+    ("losses.embedding_distillation", "losses.distances"): "a target is the other half of a pair",
     ("losses.triplet", "losses.distances"): "triplets compare the distances of pairs",
 }
 LAZY = {

@@ -50,6 +50,7 @@ from rankbench.losses.angle import angle_loss
 from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
+from rankbench.losses.embedding_distillation import embedding_distillation_loss
 from rankbench.losses.graded_gaussians import batch_wasserstein_loss
 from rankbench.losses.regularizers import flops_regularizer
 
@@ -121,6 +122,7 @@ __all__ = [
     "soft_label_alignment_loss",
     "kl_loss",
     "margin_mse_loss",
+    "embedding_distillation_loss",
     "batch_wasserstein_loss",
     "flops_regularizer",
 ]
