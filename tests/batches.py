@@ -54,6 +54,7 @@ def batch(card, r, full: bool = False):
         "exclude": coins(size, size, 0.4),
         "positives": coins(size, size, 0.4),
         "weights": [r.choice([0.5, 1.0, 3.0]) for _ in range(size)],
+        "projection": vectors(dim),
     }
     keywords = {n: v for n, v in keywords.items() if n in card.settings}
     if full:

@@ -50,6 +50,7 @@ ALLOWED = {
         "losses.preference_lists",
         "losses.preference",
     ): "preferences with degrees rank the same implicit rewards",
+    ("losses.embedding_distillation", "losses.distances"): "a target is the other half of a pair",
     ("losses.triplet", "losses.distances"): "triplets compare the distances of pairs",
 }
 LAZY = {

@@ -8,7 +8,6 @@ from strategies import GRADES, lists
 from test_values import double
 
 from rankbench.losses import wasserstein_loss
-from rankbench.losses.transport import batch_wasserstein_loss
 
 LISTS = lists(GRADES, smallest=2)
 
@@ -71,49 +70,3 @@ def test_mass_rounded_beyond_the_list_stays_off_the_padding():
     alone = wasserstein_loss(scores, labels - 1000, order=2, reduction="none")
     beside = wasserstein_loss(*padded, where=where.expand(200, 11), order=2, reduction="none")
     torch.testing.assert_close(beside, alone, rtol=0, atol=1e-5)
-
-
-# Batches ----------------------------------------------------------------------------------------
-
-
-def test_one_list_has_no_covariance():
-    s, y = double([[0.5, -1.0, 2.0]]), double([[1.0, 0.0, 3.0]])
-    expected = (s.softmax(-1) - y.softmax(-1)).square().sum()
-    torch.testing.assert_close(batch_wasserstein_loss(s, y), expected)
-
-
-def test_equal_clouds_are_at_distance_zero():
-    s = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert batch_wasserstein_loss(s, s).abs() < 1e-12
-    assert batch_wasserstein_loss(s, s.flip(0)).abs() < 1e-12
-
-
-def test_the_distance_of_gaussians_is_found_by_matrix_roots():
-    g = torch.Generator().manual_seed(1)
-    s, y = torch.randn(2, 9, 4, dtype=torch.float64, generator=g)
-    x, z = s.softmax(-1), (y / 0.5).softmax(-1)
-    values = torch.linalg.eigvals(x.T.cov() @ z.T.cov()).real.clamp(min=0)
-    expected = (x.mean(0) - z.mean(0)).square().sum() + x.T.cov().trace() + z.T.cov().trace()
-    ours = batch_wasserstein_loss(s, y, label_temperature=0.5)
-    torch.testing.assert_close(ours, expected - 2 * values.sqrt().sum())
-
-
-def test_the_gradient_of_the_batch_form_is_finite_and_right():
-    g = torch.Generator().manual_seed(2)
-    s, y = torch.randn(2, 6, 4, dtype=torch.float64, generator=g)
-    assert torch.autograd.gradcheck(lambda x: batch_wasserstein_loss(x, y), s.requires_grad_())
-    single = s[:1].detach().requires_grad_()
-    batch_wasserstein_loss(single, y[:1]).backward()
-    assert single.grad.isfinite().all()
-
-
-def test_the_batch_form_keeps_the_precision_of_its_scores():
-    s, y = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3))
-    for entered, returned in ((torch.float16, torch.float32), (torch.float64, torch.float64)):
-        assert batch_wasserstein_loss(s.to(entered), y).dtype == returned
-
-
-@pytest.mark.parametrize("temperature", ["temperature", "label_temperature"])
-def test_the_batch_form_refuses_a_temperature_of_0(temperature):
-    with pytest.raises(ValueError, match=f"{temperature} is 0.0; expected a number above 0"):
-        batch_wasserstein_loss(torch.zeros(2, 3), torch.ones(2, 3), **{temperature: 0.0})

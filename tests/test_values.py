@@ -16,6 +16,7 @@ from rankbench.checks import ITEM_KEYWORDS
 # Data, and what all losses share; what is drawn from a generator has tests of its own.
 SHARED = {"where", "weights", "reduction", "negatives", "negatives_where", "positives", "exclude",
           "documents_where", "guide_negatives", "generator", "chunk_size", "gather",
+          "projection",
           *ITEM_KEYWORDS}  # fmt: skip
 TWO_SIDED = [name for name in PAIRS if find(name).signature == "embeddings"]
 
