@@ -54,10 +54,10 @@ from rankbench.losses.listwise_distillation import listwise_distillation_loss
 from rankbench.losses.js_divergence import js_divergence_loss
 from rankbench.losses.teacher_order import weighted_ranknet_loss
 from rankbench.losses.written_order import importance_aware_loss
-from rankbench.losses.embedding_distillation import embedding_distillation_loss
 from rankbench.losses.plackett_luce import pld_loss
-from rankbench.losses.graded_gaussians import batch_wasserstein_loss
 from rankbench.losses.rank_distil import coupled_rank_distil_loss
+from rankbench.losses.embedding_distillation import embedding_distillation_loss
+from rankbench.losses.graded_gaussians import batch_wasserstein_loss
 from rankbench.losses.preference import dpo_loss
 from rankbench.losses.preference_odds import asft_loss, orpo_loss
 from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
@@ -136,10 +136,10 @@ __all__ = [
     "js_divergence_loss",
     "weighted_ranknet_loss",
     "importance_aware_loss",
-    "embedding_distillation_loss",
     "pld_loss",
-    "batch_wasserstein_loss",
     "coupled_rank_distil_loss",
+    "embedding_distillation_loss",
+    "batch_wasserstein_loss",
     "dpo_loss",
     "asft_loss",
     "orpo_loss",
