@@ -15,7 +15,7 @@ ROWS = {
     "core": 0,
     "cards": 1, "metrics": 1, "scaling": 1,
     "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
-    "candidates": 2, "late_interaction": 2, "embedding_metrics": 2,
+    "candidates": 2, "late_interaction": 2, "embedding_metrics": 2, "activations": 2,
     "losses": 3,
     "checks": 4, "plots": 4, "systems": 4, "peers": 4,
     "models": 5, "data": 5, "recipes": 5, "records": 5,
