@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from families import PAIRS, ROWS, WHOLE, case_id
+from families import PAIRS, ROWS, WHOLE, case_id, of_any_width
 from processes import run_once
 from torch.nn.parallel import DistributedDataParallel
 
@@ -125,8 +125,8 @@ def cases(card: LossCard) -> dict[str, Case]:
     found = {}
 
     for settings in {**PAIRS, **ROWS}.get(card.name, (None, [{}]))[1]:
-        if any(map(torch.is_tensor, settings.values())):
-            continue  # made for another number of columns, and the same in all processes
+        if not of_any_width(settings):
+            continue
         name = f"settings: {case_id('', settings).strip('-') or 'defaults'}"
         found[name] = Case(card, everything, settings, uneven)
     for name, keywords in KEYWORDS.items():

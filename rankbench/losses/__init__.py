@@ -51,6 +51,7 @@ from rankbench.losses.submodular import submodular_loss
 from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
+from rankbench.losses.joint_flops import df_flops_regularizer, joint_flops_regularizer
 
 __all__ = [
     "bce_loss",
@@ -121,4 +122,6 @@ __all__ = [
     "kl_loss",
     "margin_mse_loss",
     "flops_regularizer",
+    "joint_flops_regularizer",
+    "df_flops_regularizer",
 ]
