@@ -52,6 +52,7 @@ from rankbench.losses.soft_labels import soft_label_alignment_loss
 from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 from rankbench.losses.joint_flops import df_flops_regularizer, joint_flops_regularizer
+from rankbench.losses.norms import l0_regularizer, l1_regularizer, l2_regularizer
 
 __all__ = [
     "bce_loss",
@@ -124,4 +125,7 @@ __all__ = [
     "flops_regularizer",
     "joint_flops_regularizer",
     "df_flops_regularizer",
+    "l1_regularizer",
+    "l2_regularizer",
+    "l0_regularizer",
 ]
