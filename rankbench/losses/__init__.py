@@ -53,6 +53,7 @@ from rankbench.losses.distillation import kl_loss, margin_mse_loss
 from rankbench.losses.regularizers import flops_regularizer
 from rankbench.losses.joint_flops import df_flops_regularizer, joint_flops_regularizer
 from rankbench.losses.norms import l0_regularizer, l1_regularizer, l2_regularizer
+from rankbench.losses.orthogonal import orthogonal_regularizer
 
 __all__ = [
     "bce_loss",
@@ -128,4 +129,5 @@ __all__ = [
     "l1_regularizer",
     "l2_regularizer",
     "l0_regularizer",
+    "orthogonal_regularizer",
 ]
