@@ -32,7 +32,7 @@ MUTANTS = {
         "diagonal kept in the mean": (" - diagonal)", ")"),
         "diagonal kept in the squares": (" - squared)", ")"),
         "pairs of rows with themselves": ("count * (count - 1)", "count * count"),
-        "padding makes pairs": ("where.sum()", "len(rows)"),
+        "padding makes pairs": ("where.sum()", "torch.ones_like(where).sum()"),
         "below 1/D as well": (".relu()", ""),
         "the mean not squared": ("mean.square()", "mean"),
         "weights exchanged": ("second_moment_weight * beyond", "mean_weight * beyond"),
