@@ -15,6 +15,7 @@ from rankbench.scaling.across_devices import (
     gather_together,
     mean_over_processes,
     rank_and_world,
+    sum_over_processes,
 )
 from rankbench.scaling.tiling import row_weights
 
@@ -136,6 +137,17 @@ def means():
     return mean, mean.requires_grad, x.detach()
 
 
+def sums():
+    """A sum of rows and a count; its first and second gradient with other weights in each."""
+    x = own(draw(5, 2)).clone().requires_grad_()
+    total = sum_over_processes((x**3).sum(0))
+    value = (steps_of_each()[dist.get_rank(), 0] * total).sum()
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), x)
+    count = torch.tensor(len(x))
+    return total.detach(), sum_over_processes(count), count, first.detach(), second
+
+
 def exchanges():
     """How often each builder of candidates talks to the others."""
     counts, plain = {}, dist.all_gather
@@ -253,7 +265,7 @@ def gradients_of_all_ways():
 JOBS = {f.__name__: f for f in (
     everything_of_each_dtype, layouts, several_at_once, first_and_second_gradient,
     gradient_of_a_plain_sum, gradient_in_half_precision, memory_of_a_gradient, without_a_gradient,
-    nothing_anywhere, sizes, wrong_sizes, means, exchanges, shares, slopes_of_weights,
+    nothing_anywhere, sizes, wrong_sizes, means, sums, exchanges, shares, slopes_of_weights,
     gradients_of_all_ways,
 )}  # fmt: skip
 
@@ -350,6 +362,21 @@ def test_a_mean_over_processes_is_no_gradient_and_changes_nothing(of_job):
         assert mean == (0 + 1 + 2) / 3 and not asks and x == rank
 
 
+def test_a_sum_over_processes_is_that_of_all_and_changes_nothing(of_job):
+    for (total, count, own_count, *_), size in zip(of_job(sums), SIZES, strict=True):
+        close(total, (draw(5, 2) ** 3).sum(0))
+        assert count == 5 and count.dtype == torch.int64 and own_count == size
+
+
+def test_the_gradients_of_a_sum_are_what_all_processes_find(of_job):
+    x = draw(5, 2).requires_grad_()
+    value = (steps_of_each()[:, 0].sum(0) * (x**3).sum(0)).sum()
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), x)
+    close(torch.cat([found[3] for found in of_job(sums)]), first.detach())
+    close(torch.cat([found[4] for found in of_job(sums)]), second)
+
+
 def test_sizes_are_exchanged_once(of_job):
     for found in of_job(exchanges):
         assert found == {
@@ -422,7 +449,8 @@ def test_no_factor_repairs_missing_terms(way, of_job):
 
 def test_one_process_gathers_nothing():
     x = draw(4, 2).requires_grad_()
-    assert gather(x) is x and gather_sizes(x) == [4] and rank_and_world() == (0, 1)
+    assert gather(x) is x and sum_over_processes(x) is x
+    assert gather_sizes(x) == [4] and rank_and_world() == (0, 1)
     labels = torch.arange(4)
     assert [id(y) for y in gather_together(x, labels)] == [id(x), id(labels)]
     assert across_devices.dist is dist and not dist.is_initialized()

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from families import case_id
+from families import case_id, of_any_width
 from test_values import TABLES
 
 from rankbench import checks
@@ -27,7 +27,7 @@ SETTINGS = [
     pytest.param(card, s, id=case_id(card.name, s))
     for card in cards()
     for s in TABLES.get(card.name, (None, []))[1]
-    if s
+    if s and of_any_width(s)
 ]
 CHEAP = [fn for fn in CONTRACT if fn not in (checks.compiles, checks.devices_agree)]
 

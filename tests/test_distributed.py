@@ -12,12 +12,12 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from families import PAIRS, WHOLE, case_id
+from families import PAIRS, ROWS, WHOLE, case_id, of_any_width
 from processes import run_once
 from torch.nn.parallel import DistributedDataParallel
 
 from rankbench.cards import LossCard, cards, find
-from rankbench.checks import BatchExample, example
+from rankbench.checks import Example, example
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without processes")
 
@@ -31,9 +31,11 @@ KEYWORDS = {
     "ids to exclude": ("exclude ids",),
     "a mask to exclude": ("exclude",),
     "padding": ("where",),
+    "padding of documents": ("documents_where",),
     "weights": ("weights",),
     "everything": (
-        "negatives", "negatives_where", "positives", "exclude", "exclude ids", "where", "weights",
+        "negatives", "negatives_where", "positives", "exclude", "exclude ids", "where",
+        "documents_where", "weights",
     ),
 }  # fmt: skip
 
@@ -45,7 +47,7 @@ class Case:
     """One call, and how its rows are spread over processes."""
 
     card: LossCard
-    example: BatchExample
+    example: Example
     settings: dict
     sizes: tuple[int, ...]
     learned: dict = field(default_factory=dict)  # Numbers used inside the loss.
@@ -79,7 +81,7 @@ class Case:
         return value.detach(), found[:count], found[count:]
 
 
-def full_example(card: LossCard) -> BatchExample:
+def full_example(card: LossCard) -> Example:
     """Five or six rows with every keyword that the loss has."""
     e = example(card, seed=3)
     size, g = len(e.data[0]), torch.Generator().manual_seed(4)
@@ -94,7 +96,7 @@ def full_example(card: LossCard) -> BatchExample:
     return replace(e, keywords=e.keywords | more)
 
 
-def with_keywords(e: BatchExample, names: tuple[str, ...]) -> BatchExample:
+def with_keywords(e: Example, names: tuple[str, ...]) -> Example:
     chosen = {k: v for k, v in e.keywords.items() if k.removeprefix("guide_") in names}
     ids = chosen.pop("exclude ids", None)
     if ids is not None and "exclude" not in chosen:
@@ -122,7 +124,9 @@ def cases(card: LossCard) -> dict[str, Case]:
     tiled = lambda chunk: {} if chunk == "-" else {"chunk_size": chunk}  # noqa: E731
     found = {}
 
-    for settings in PAIRS.get(card.name, (None, [{}]))[1]:
+    for settings in {**PAIRS, **ROWS}.get(card.name, (None, [{}]))[1]:
+        if not of_any_width(settings):
+            continue
         name = f"settings: {case_id('', settings).strip('-') or 'defaults'}"
         found[name] = Case(card, everything, settings, uneven)
     for name, keywords in KEYWORDS.items():
@@ -131,7 +135,8 @@ def cases(card: LossCard) -> dict[str, Case]:
             continue
         reductions = ["mean"]
         if name in ("nothing", "everything"):
-            reductions += ["sum"] if card.name in WHOLE else ["sum", "none"]
+            whole = card.name in WHOLE or card.signature == "activations"
+            reductions += ["sum"] if whole else ["sum", "none"]
         for reduction, chunk in itertools.product(reductions, chunks):
             label = f"keywords: {name}, {reduction}, tiles of {chunk}"
             settings = {"reduction": reduction, **tiled(chunk)}

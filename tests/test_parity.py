@@ -69,6 +69,8 @@ def loops(name):
             batched = data if isinstance(data[0][0], list) else [[x] for x in data]
             real = [[True] * len(row) for row in batched[0]]
             return torch.tensor(references.on_lists(reference, *batched, real, **settings))
+        if name in ROWS and "weights" in find(name).settings:
+            return torch.tensor(references.on_rows(reference, *data, **settings))
         settings = {k: v.tolist() if torch.is_tensor(v) else v for k, v in settings.items()}
         return torch.tensor(reference(*data, **settings))
 

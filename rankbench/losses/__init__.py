@@ -63,6 +63,9 @@ from rankbench.losses.preference_odds import asft_loss, orpo_loss
 from rankbench.losses.preference_lists import lipo_loss, mmpo_loss
 from rankbench.losses.cringe import pairwise_cringe_loss
 from rankbench.losses.regularizers import flops_regularizer
+from rankbench.losses.joint_flops import df_flops_regularizer, joint_flops_regularizer
+from rankbench.losses.norms import l0_regularizer, l1_regularizer, l2_regularizer
+from rankbench.losses.orthogonal import orthogonal_regularizer
 
 __all__ = [
     "bce_loss",
@@ -147,4 +150,10 @@ __all__ = [
     "mmpo_loss",
     "pairwise_cringe_loss",
     "flops_regularizer",
+    "joint_flops_regularizer",
+    "df_flops_regularizer",
+    "l1_regularizer",
+    "l2_regularizer",
+    "l0_regularizer",
+    "orthogonal_regularizer",
 ]

@@ -35,7 +35,9 @@ def check_trainable(
     if card.name not in fits:
         lacks = {"pairs": "a label for each pair", "classes": "a class for each text",
                  "guided": "a guide's embeddings", "lists": "a list for each query",
-                 "activations": "a ranking loss beside it"}  # fmt: skip
+                 "activations": "a ranking loss beside it", "slots": "lists of one length",
+                 "activation_pairs": "a ranking loss beside it", "targets": "a teacher's embeddings",
+                 "log_probs": "log-probabilities of a language model"}  # fmt: skip
         lack = lacks.get(card.signature, "teacher scores")
         raise ValueError(
             f"{card.name} needs {lack}, which a collection of judged pairs does not have; "

@@ -43,4 +43,10 @@ FAMILIES = set().union(*(getattr(m, "FAMILIES", set()) for m in MODULES))
 
 def case_id(name: str, settings: dict) -> str:
     """The name of a test of one loss with settings, the same in every process."""
-    return "-".join([name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in settings.items())])
+    shown = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in settings.items()}
+    return "-".join([name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in shown.items())])
+
+
+def of_any_width(settings: dict) -> bool:
+    """Whether settings fit any number of columns; a tensor has been made for three."""
+    return not any(hasattr(v, "shape") for v in settings.values())

@@ -1,4 +1,4 @@
-"""Regularizers losses: loop references, mutants, and the numbers of other libraries."""
+"""FLOPS: loop references, mutants, and the numbers of other libraries."""
 
 from peers import Case
 
@@ -25,15 +25,28 @@ ROWS = {
 
 MUTANTS = {
     "flops": {
-        "sign kept": ("rows.abs().sum(0)", "rows.sum(0)"),
-        "not squared": ("means.square().sum()", "means.sum()"),
-        "mean over terms": ("means.square().sum()", "means.square().mean()"),
-        "square before the mean": ("rows.abs().sum(0)", "rows.square().sum(0)"),
-        "sum over rows": (" / where.sum().clamp(min=1)", ""),
-        "padding in the mean": ("where.sum().clamp(min=1)", "len(where)"),
+        "sign kept": ("rows.abs()", "rows"),
+        "not squared": (".square().sum()", ".sum()"),
+        "mean over terms": (".square().sum()", ".square().mean()"),
+        "square before the mean": ("rows.abs()", "rows.square()"),
         "threshold not strict": ("> row_threshold", ">= row_threshold"),
         "threshold ignored": ("torch.where(dense, rows, 0.0)", "rows"),
-        "dead rows leave the mean": ("where.sum().clamp(min=1)", "(rows != 0).any(-1).sum()"),
+        "dead rows leave the mean": ("rows.abs(), where", "rows.abs(), (rows != 0).any(-1)"),
+        "none accepted": ('check_whole(reduction, "FLOPS")', "pass"),
+    },
+}  # fmt: skip
+
+SHARED = {
+    ("activations", "prepare_rows", "flops"): {
+        "padding kept": ("torch.where(where[:, None], as_float(activations), 0.0)",
+                         "as_float(activations)"),
+        "halves kept": ("as_float(activations)", "activations"),
+        "mask inverted": ("torch.where(where[:, None]", "torch.where(~where[:, None]"),
+    },
+    ("activations", "mean_of_rows", "flops"): {
+        "sum over rows": (" / count.clamp(min=1)", ""),
+        "padding in the mean": ("count.clamp(min=1)", "len(rows)"),
+        "nothing over nothing": (".clamp(min=1)", ""),
     },
 }  # fmt: skip
 
