@@ -36,7 +36,7 @@ def check_trainable(
         lacks = {"pairs": "a label for each pair", "classes": "a class for each text",
                  "guided": "a guide's embeddings", "lists": "a list for each query",
                  "activations": "a ranking loss beside it", "slots": "lists of one length",
-                 "activation_pairs": "a ranking loss beside it", "targets": "a teacher's embeddings",
+                 "activation_pairs": "a ranking loss beside it", "targets": "a teacher's vectors",
                  "log_probs": "log-probabilities of a language model"}  # fmt: skip
         lack = lacks.get(card.signature, "teacher scores")
         raise ValueError(
