@@ -1,10 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from batches import NEGATIVES_NEEDED
 from tiny import make_collection
 
-from rankbench.cards import cards, find
+from rankbench.cards import cards
+from rankbench.losses import flops_regularizer, infonce_loss
+from rankbench.losses.combining import scheduled, select, weighted_sum
+from rankbench.losses.nested import matryoshka
 from rankbench.models.bi_encoder import StaticEncoder
+from rankbench.scaling.schedules import Schedule
 from rankbench.training.evaluation import evaluate
 from rankbench.training.trainer import (
     PairCollator,
@@ -85,7 +91,7 @@ def test_missing_hard_negatives_are_padding():
     data.negatives["q0-2"] = data.negatives["q0-2"][:1]
     batch = PairCollator(data, encoder.batch)([("q0-2", "d0-2"), ("q1-2", "d1-2")])
     assert batch["negatives_where"].tolist() == [[True, False], [True, True]]
-    loss = PairLoss(encoder, find("infonce"))(**batch)
+    loss = PairLoss(encoder, "infonce")(**batch)["loss"]
     loss.backward()
     assert loss.isfinite() and encoder.vectors.weight.grad.isfinite().all()
 
@@ -94,7 +100,7 @@ def test_a_relevant_document_of_the_batch_is_no_negative():
     encoder = make_encoder()
     collator = PairCollator(PairData(TINY, encoder.tokenize), encoder.batch)
     together = collator([("q0-2", "d0-2"), ("q0-3", "d0-3")])
-    loss = PairLoss(encoder, find("infonce"))(**together)
+    loss = PairLoss(encoder, "infonce")(**together)["loss"]
     assert loss.item() == pytest.approx(0.0, abs=1e-6)  # each is judged for the other's query
 
 
@@ -102,3 +108,84 @@ def test_a_batch_larger_than_the_data_is_refused():
     encoder = make_encoder()
     with pytest.raises(ValueError, match="batch_size is 999 but there are 48 training pairs"):
         train(encoder, PairData(TINY, encoder.tokenize), "infonce", batch_size=999)
+
+
+# Several losses ---------------------------------------------------------------------------------
+
+
+def tiny_batch():
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize, hard_negatives=2)
+    return encoder, PairCollator(data, encoder.batch)([("q0-2", "d0-2"), ("q1-2", "d1-2")])
+
+
+def test_a_sum_trains_as_its_parts_do():
+    encoder, batch = tiny_batch()
+    loss = weighted_sum(
+        {"a": (2.0, "infonce"), "b": (0.5, "ranknet"), "c": (1.0, select("flops", 1))}
+    )
+    values = PairLoss(encoder, loss, temperature=0.3)(**batch, step=0)
+    for name, part in (("a", "infonce"), ("b", "ranknet")):
+        alone = PairLoss(encoder, part, temperature=0.3)(**batch)["loss"]
+        torch.testing.assert_close(values[name], alone)
+    flops = flops_regularizer(encoder(**batch["documents"]))
+    torch.testing.assert_close(values["c"], flops)
+    expected = 2 * values["a"] + 0.5 * values["b"] + values["c"]
+    torch.testing.assert_close(values["loss"], expected)
+
+
+def test_settings_of_a_wrapper_beat_the_temperature_of_the_run():
+    encoder, batch = tiny_batch()
+    own = PairLoss(encoder, partial(infonce_loss, temperature=0.7), temperature=0.05)(**batch)
+    cooling = scheduled("infonce", temperature=Schedule(0.3, start=0.7, warmup=10))
+    moving = PairLoss(encoder, cooling, temperature=0.05)(**batch, step=0)
+    torch.testing.assert_close(own["loss"], moving["loss"])
+    named = PairLoss(encoder, "infonce", temperature=0.7)(**batch)
+    torch.testing.assert_close(own["loss"], named["loss"])
+
+
+def test_a_function_of_ones_own_trains():
+    encoder, batch = tiny_batch()
+    values = PairLoss(encoder, lambda q, d: ((q - d) ** 2).mean())(**batch)
+    assert set(values) == {"loss"} and values["loss"] > 0
+
+
+def test_prefixes_train_with_hard_negatives():
+    encoder, batch = tiny_batch()
+    values = PairLoss(encoder, matryoshka("infonce", (4, 8)))(**batch)
+    assert {"loss@4", "loss@8"} < set(values)
+    without = {k: v for k, v in batch.items() if not k.startswith("negatives")}
+    assert PairLoss(encoder, matryoshka("infonce", (4, 8)))(**without)["loss"] < values["loss"]
+
+
+def test_parts_and_norms_of_every_step_are_kept():
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize)
+    loss = weighted_sum({"infonce": (1.0, "infonce"),
+                         "flops": (Schedule(0.1, delay=2), select("flops", 1))})  # fmt: skip
+    curve = train(encoder, data, loss, steps=4, batch_size=8, norms=True)
+    assert [("flops" in parts) for parts in curve.parts] == [False, False, True, True]
+    for value, parts in zip(curve.losses, curve.parts, strict=True):
+        expected = parts["infonce"] + 0.1 * parts.get("flops", 0.0)
+        assert value == pytest.approx(expected, rel=1e-5) and parts["norm of infonce"] > 0
+
+
+def test_a_plain_loss_has_no_parts():
+    encoder = make_encoder()
+    curve = train(encoder, PairData(TINY, encoder.tokenize), "infonce", steps=2, batch_size=8)
+    assert curve.parts == [{}, {}]
+
+
+def test_a_part_that_turns_into_nan_is_named_in_training():
+    encoder = make_encoder()
+    loss = weighted_sum(
+        {"infonce": (1.0, "infonce"), "bad": (1.0, lambda q, d: q.sum() * torch.nan)}
+    )
+    with pytest.raises(FloatingPointError, match="'bad' is nan at step 0; infonce ="):
+        train(encoder, PairData(TINY, encoder.tokenize), loss, steps=2, batch_size=8)
+
+
+def test_a_part_that_cannot_be_trained_is_refused():
+    encoder = make_encoder()
+    with pytest.raises(ValueError, match="kl needs teacher scores"):
+        PairLoss(encoder, weighted_sum({"infonce": (1.0, "infonce"), "kl": (1.0, "kl")}))
