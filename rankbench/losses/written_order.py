@@ -43,10 +43,10 @@ def importance_weights(
     discounts = 1 / (1 + torch.where(ranks > 0, ranks, 1.0)).log2()
     return torch.where(ranks > 0, offset + discounts, alpha)
 
-# %% ../../nbs/losses/74_written_order.ipynb #ba63d098
+# %% ../../nbs/losses/74_written_order.ipynb #93cb6c65
 @loss(family="distillation", signature="scores", labels="ranking", source="liu2025fullrank",
       use_when="A teacher gives a whole order, and its first places matter somewhat more.",
-      avoid_when="Only the first places matter: the first weighs at most twice the last.",
+      avoid_when="The model writes: use importance_weighted_lm_loss. Or only the top matters.",
       time="n log n", memory="n", aliases=("fullrank", "importance_aware_listmle"),
       laws={"shift_invariant", "order_only", "convex", "nonnegative", "bounds:ndcg", "bounds:mrr",
             "bounds:auc"})  # fmt: skip
