@@ -250,6 +250,22 @@ def test_tokens_and_ranks_have_to_match():
         importance_weighted_lm_loss(torch.zeros(2), torch.zeros(3))
 
 
+@pytest.mark.parametrize("name", ["alpha", "offset"])
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_a_weight_below_zero_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected 0 or more"):
+        importance_weights(torch.tensor([1, 0]), **{name: value})
+
+
+def test_binary_labels_have_equal_weights():
+    g = torch.Generator().manual_seed(0)
+    for n, k in ((4, 2), (7, 3), (7, 6)):
+        scores = torch.randn(n, generator=g, dtype=torch.float64)
+        labels = (torch.arange(n) < k).double()
+        scaled = ranknet_loss(scores, labels) * 2 / (n + 2 * k + 2)
+        close(weighted_ranknet_loss(scores, labels), scaled)
+
+
 # Both --------------------------------------------------------------------------------------------
 
 

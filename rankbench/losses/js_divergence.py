@@ -21,7 +21,7 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/72_js_divergence.ipynb #330f18fe
+# %% ../../nbs/losses/72_js_divergence.ipynb #d2094ea6
 @loss(family="distillation", signature="scores", labels="teacher", source="lin1991",
       use_when="Teacher and student may be sure of different items, or teachers are noisy.",
       avoid_when="The student starts far away and has to move: there the gradient is flat.",
@@ -39,7 +39,7 @@ def js_divergence_loss(
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
     """Divergence of student and teacher from their mixture (Lin, 1991).
 
-    ℓ(s, t) = β Σᵢ pᵢ log(pᵢ / mᵢ) + (1 - β) Σᵢ qᵢ log(qᵢ / mᵢ),  m = β p + (1 - β) q
+    ℓ(s, t) = β KL(p‖m) + (1-β) KL(q‖m),  m = βp + (1-β)q,  p = softmax(t/τ),  q = softmax(s/τ)
     """
     check_positive("temperature", temperature)
     if not 0 < beta < 1:

@@ -19,7 +19,7 @@ from rankbench.core import (
     reduce_lists,
 )
 
-# %% ../../nbs/losses/71_listwise_distillation.ipynb #9b39c2f1
+# %% ../../nbs/losses/71_listwise_distillation.ipynb #415d0193
 @loss(family="distillation", signature="scores", labels="teacher", source="ren2021",
       use_when="Retriever and re-ranker are trained together on lists with a marked answer.",
       avoid_when="The teacher is frozen anyway: use kl. Or few lists have a mark.",
@@ -38,7 +38,7 @@ def listwise_distillation_loss(
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
     """Divergence from a teacher that is trained along, plus its own loss (Ren et al., 2021).
 
-    ℓ(s, t) = Σᵢ qᵢ log(qᵢ / pᵢ) - w/|R| Σ_{i ∈ R} log pᵢ,  q = softmax(s),  p = softmax(t)
+    ℓ(s, t) = Σᵢ qᵢ log(qᵢ/pᵢ) - w/|R| Σ_{i∈R} log pᵢ,  q = softmax(s),  p = softmax(t),  R: marked
     """
     check_supervision(relevance, supervised_weight, detach_teacher)
     scores, teacher, where = prepare_lists(scores, labels, where)

@@ -21,7 +21,7 @@ from rankbench.core import (
 )
 from .rank_surrogates import average_ranks
 
-# %% ../../nbs/losses/73_teacher_order.ipynb #4268483a
+# %% ../../nbs/losses/73_teacher_order.ipynb #d7577b68
 @loss(family="distillation", signature="scores", labels="ranking", source="reddy2024",
       use_when="A teacher such as a language model orders a short list, and its top matters most.",
       avoid_when="Lists of thousands: every pair is looked at. Labels that mostly tie.",
@@ -41,7 +41,7 @@ def weighted_ranknet_loss(
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
     """RankNet with more weight on pairs near the top of the order (Reddy et al., 2024).
 
-    ℓ(s, y) = 1/|P| Σ_{(i,j) ∈ P} log(1 + exp(-σ(sᵢ - sⱼ))) / (rᵢ + rⱼ),  P = {(i,j): yᵢ > yⱼ}
+    ℓ(s, y) = 1/|P| Σ_P log(1 + exp(-σ(sᵢ - sⱼ))) / (rᵢ + rⱼ),  P = {(i,j): yᵢ > yⱼ},  r: rank by y
     """
     if weighting not in ("inverse_rank_sum", "none"):
         raise UnknownName("weighting", str(weighting), ("inverse_rank_sum", "none"))

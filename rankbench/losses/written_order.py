@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['importance_weights', 'importance_aware_loss', 'importance_weighted_lm_loss']
 
-# %% ../../nbs/losses/74_written_order.ipynb #c5cab579
+# %% ../../nbs/losses/74_written_order.ipynb #6684a270
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
@@ -17,12 +19,14 @@ from rankbench.core import (
     as_float,
     check_shape,
     prepare_lists,
+    prepare_mask,
     reduce_items,
     reduce_lists,
 )
+from .position_aware import place_weights
 from ..ordered_sums import has_order, label_levels, rival_costs, tied_means
 
-# %% ../../nbs/losses/74_written_order.ipynb #bd92956b
+# %% ../../nbs/losses/74_written_order.ipynb #fc88248f
 def importance_weights(
     ranks: Real[Tensor, "*lists tokens"],  # 1 for the best item; 0 for what is no item.
     alpha: float = 1.0,  # Weight of what is no item, such as a separator.
@@ -32,14 +36,17 @@ def importance_weights(
 
     w(r) = 1 + 1 / log₂(r + 1)
     """
+    for name, value in (("alpha", alpha), ("offset", offset)):
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more, such as 1.0.")
     ranks = as_float(ranks)
     discounts = 1 / (1 + torch.where(ranks > 0, ranks, 1.0)).log2()
     return torch.where(ranks > 0, offset + discounts, alpha)
 
-# %% ../../nbs/losses/74_written_order.ipynb #f0477bf4
+# %% ../../nbs/losses/74_written_order.ipynb #93cb6c65
 @loss(family="distillation", signature="scores", labels="ranking", source="liu2025fullrank",
       use_when="A teacher gives a whole order, and its first places matter somewhat more.",
-      avoid_when="Only the first places matter: the first weighs at most twice the last.",
+      avoid_when="The model writes: use importance_weighted_lm_loss. Or only the top matters.",
       time="n log n", memory="n", aliases=("fullrank", "importance_aware_listmle"),
       laws={"shift_invariant", "order_only", "convex", "nonnegative", "bounds:ndcg", "bounds:mrr",
             "bounds:auc"})  # fmt: skip
@@ -61,8 +68,7 @@ def importance_aware_loss(
         raise UnknownName("way to normalize", str(normalize), ("sum", "weights"))
     scores, labels, where = prepare_lists(scores, labels, where)
     levels = label_levels(labels)
-    places = torch.arange(1, scores.shape[-1] + 1, dtype=scores.dtype, device=scores.device)
-    by_place = importance_weights(places, offset=offset).expand(scores.shape)
+    by_place = place_weights(partial(importance_weights, offset=offset), where, scores.dtype)
     shares = torch.where(where, tied_means(by_place, levels, where), 0.0)
     values = (shares * rival_costs(scores, levels, where, tied=True)).sum(-1)
     if normalize == "weights":
@@ -70,10 +76,10 @@ def importance_aware_loss(
         values = values / torch.where(mass > 0, mass, 1.0)
     return reduce_lists(values, has_order(labels, where), weights, reduction)
 
-# %% ../../nbs/losses/74_written_order.ipynb #29a9c547
+# %% ../../nbs/losses/74_written_order.ipynb #2c50225e
 def importance_weighted_lm_loss(
     log_probs: Float[Tensor, "*lists tokens"],  # Log-probability of each token of the answer.
-    ranks: Real[Tensor, "..."],  # Rank that each token names; 0 for separators.
+    ranks: Real[Tensor, "..."],  # Rank of the item that each token names; 0 for separators.
     *,
     where: Bool[Tensor, "*lists tokens"] | None = None,  # True for active tokens.
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per answer.
@@ -86,6 +92,8 @@ def importance_weighted_lm_loss(
     ℓ = -1/T Σₜ wₜ log Pₜ,  wₜ = 1 + 1 / log₂(rₜ + 1), or α for a separator
     """
     check_shape("ranks", ranks, log_probs.shape, "log_probs has")
-    log_probs, ranks, where = prepare_lists(log_probs, ranks.detach(), where)
+    where = prepare_mask(where, log_probs, "log_probs has")
+    log_probs = torch.where(where, as_float(log_probs), 0.0)
+    ranks = ranks.detach().to(log_probs.dtype)
     costs = -importance_weights(ranks, alpha, offset) * log_probs
     return reduce_items(costs, where, weights, reduction)
