@@ -24,12 +24,12 @@ from rankbench.core import (
 )
 from ..pair_sums import cross_pair_sum
 
-# %% ../../nbs/losses/83_cringe.ipynb #307ae883
+# %% ../../nbs/losses/83_cringe.ipynb #038dc7ef
 def cringe_loss(
     logits: Float[Tensor, "*responses length vocabulary"],  # Logits of the token at each position.
     tokens: Int[Tensor, "*responses length"],  # The tokens of responses that should not be given.
     *,
-    where: Bool[Tensor, "*responses length"] | None = None,  # True for real tokens.
+    where: Bool[Tensor, "*responses length"] | None = None,  # True for real tokens: tokens != -100.
     k: int = 5,  # The rival is among the k most likely other tokens.
     generator: torch.Generator | None = None,  # For drawing the rivals; k = 1 needs none.
 ) -> Float[Tensor, "*responses"]:  # One value per response; 0 for a response without tokens.
