@@ -40,8 +40,8 @@ def slope(fn, x):
 
 
 @st.composite
-def answers(draw, spread=16):
-    """Logits without ties, tokens and a mask of two answers."""
+def responses(draw, spread=16):
+    """Logits without ties, tokens and a mask of two responses."""
     length, vocabulary = draw(st.integers(1, 4)), draw(st.integers(2, 5))
     r = random.Random(draw(st.integers(0, 10**6)))
     rows = [[[r.uniform(-spread, spread) for _ in range(vocabulary)] for _ in range(length)]
@@ -63,14 +63,14 @@ def best_rival(rows, tokens, where):
     return values
 
 
-@given(answers())
+@given(responses())
 def test_one_rival_is_the_best_other_token(data):
     rows, tokens, where = data
     ours = cringe_loss(double(*rows), torch.tensor(tokens), where=torch.tensor(where), k=1)
     close(ours, best_rival(rows, tokens, where))
 
 
-@given(answers())
+@given(responses())
 def test_the_gradient_pushes_the_token_down_and_its_rival_up(data):
     rows, tokens, where = data
     logits, tokens, where = double(*rows), torch.tensor(tokens), torch.tensor(where)
@@ -153,7 +153,7 @@ def test_no_gradient_flows_through_the_draw():
 
 def test_wrong_arguments_are_refused():
     s, y = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="k=0 of 4 tokens leaves no rival"):
+    with pytest.raises(ValueError, match="k=0 of 4 tokens leaves no rival; k must be 1 or more"):
         cringe_loss(s, y, k=0)
     with pytest.raises(ValueError, match="k=5 of 1 tokens leaves no rival"):
         cringe_loss(s[..., :1], y)
@@ -168,7 +168,7 @@ def test_wrong_arguments_are_refused():
 
 @st.composite
 def judged_lists(draw):
-    """Log-probabilities, labels with both sides, and a cost per answer."""
+    """Log-probabilities, labels with both sides, and a cost per response."""
     n = draw(st.integers(2, 6))
     number = st.floats(-12, -0.01)
     u = draw(st.lists(number, min_size=n, max_size=n))
@@ -195,14 +195,14 @@ def test_the_gradient_takes_the_gate_for_a_constant(data, b, t):
 
 
 @given(judged_lists(), st.sampled_from([-2.0, 0.0, 3.0]))
-def test_with_given_costs_the_gradient_reaches_good_answers_and_costs(data, b):
+def test_with_given_costs_the_gradient_reaches_good_responses_and_costs(data, b):
     u, y, costs = data
     g = gates(u, y, b, 1.0)
     fn = lambda x, c: pairwise_cringe_loss(x, y, margin_shift=b, alpha=0.5, cringe=c)  # noqa: E731
-    by_answer, by_cost = slope(lambda x: fn(x, costs), u), slope(lambda c: fn(u, c), costs)
-    close(by_answer[y > 0], -g.sum(1) / g.numel())
+    by_response, by_cost = slope(lambda x: fn(x, costs), u), slope(lambda c: fn(u, c), costs)
+    close(by_response[y > 0], -g.sum(1) / g.numel())
     close(by_cost[y <= 0], 0.5 * g.sum(0) / g.numel())
-    assert not by_answer[y <= 0].any() and not by_cost[y > 0].any()
+    assert not by_response[y <= 0].any() and not by_cost[y > 0].any()
 
 
 @given(judged_lists(), st.booleans())
@@ -255,7 +255,7 @@ def test_a_far_shift_is_the_binary_loss(data, alpha):
 
 
 @given(judged_lists())
-def test_the_gate_closes_as_the_good_answers_lead(data):
+def test_the_gate_closes_as_the_good_responses_lead(data):
     u, y, costs = data
     values = [
         pairwise_cringe_loss(torch.where(y > 0, u, u - lead), y, cringe=costs)
@@ -272,14 +272,14 @@ def test_an_open_gate_on_a_pair_is_fine_tuning_plus_ranknet(u):
 
 
 @given(judged_lists())
-def test_without_logits_an_answer_stands_against_all_good_ones(data):
+def test_without_logits_a_response_stands_against_all_good_ones(data):
     u, y, _ = data
     costs = list_cringe(u, y > 0)
     close(costs, torch.log1p(u.exp() / u[y > 0].exp().sum()))
     close(pairwise_cringe_loss(u, y), pairwise_cringe_loss(u, y, cringe=costs))
 
 
-def test_with_certain_good_answers_the_cost_is_that_of_asft():
+def test_with_certain_good_responses_the_cost_is_that_of_asft():
     u, y = double(0.0, -2.0, -3.0), double(1.0, 0.0, 0.0)
     costs = list_cringe(u, y > 0)[1:]
     close(costs, torch.log1p(u[1:].exp()))
@@ -287,7 +287,7 @@ def test_with_certain_good_answers_the_cost_is_that_of_asft():
     assert asft_loss(u, y, nll=False) > costs.mean()
 
 
-def test_costs_of_good_answers_and_of_padding_are_ignored():
+def test_costs_of_good_responses_and_of_padding_are_ignored():
     u, y = double(-1.0, -2.0, -3.0), double(1.0, 0.0, 0.0)
     where = torch.tensor([True, True, False])
     costs = double(math.nan, 0.5, math.inf).requires_grad_()
@@ -310,6 +310,11 @@ def test_costs_of_another_shape_are_refused():
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature is"):
         pairwise_cringe_loss(torch.zeros(2), PAIR, temperature=temperature)
+
+
+def test_a_weight_below_zero_is_refused():
+    with pytest.raises(ValueError, match="alpha is -1.0; expected 0 or more, such as 1.0"):
+        pairwise_cringe_loss(torch.zeros(2), PAIR, alpha=-1.0)
 
 
 def test_long_lists_agree_with_the_table_of_pairs():

@@ -68,7 +68,7 @@ def test_log_odds_invert_the_logarithm_of_the_sigmoid(z):
     close(log_odds(from_odds(double(z))), [z], rtol=1e-6 if z < 20 else 1e-2, atol=1e-8)
 
 
-def test_unlikely_answers_have_their_log_probability_for_log_odds():
+def test_unlikely_responses_have_their_log_probability_for_log_odds():
     far = double(-40.0, -1e4)
     assert torch.equal(log_odds(far), far)
 
@@ -86,7 +86,7 @@ def test_halves_become_single_precision():
 
 
 @pytest.mark.parametrize("loss", [orpo_loss, asft_loss])
-def test_a_bad_answer_that_is_certain_is_still_pushed_down(loss):
+def test_a_bad_response_that_is_certain_is_still_pushed_down(loss):
     gradient = slope(lambda u: loss(u, PAIR), double(-1.0, 0.0))
     assert gradient.isfinite().all() and gradient[1] > 1e6
 
@@ -158,7 +158,7 @@ def test_the_gap_is_the_probability_to_accept_exactly_one(u):
 
 
 @given(judged_lists(), STEEP)
-def test_unlikely_answers_make_orpo_a_dpo_without_reference(data, beta):
+def test_unlikely_responses_make_orpo_a_dpo_without_reference(data, beta):
     u, y = data
     close(orpo_loss(u - 40, y, beta=beta, **ALONE), ranknet_loss(u, y, sigma=beta))
 
@@ -213,7 +213,7 @@ def test_equal_probabilities_cost_what_they_should(beta):
     close(asft_loss(tied, y, beta=beta, **ALONE), 2 * math.log(2))
 
 
-def test_good_answers_alone_are_fine_tuned():
+def test_good_responses_alone_are_fine_tuned():
     u = double(-1.0, -2.0)
     close(orpo_loss(u, torch.ones(2)), 1.5)
     close(asft_loss(u, torch.ones(2)), 3.0)
@@ -226,7 +226,7 @@ def test_a_list_without_a_pair_counts_only_for_its_likelihood():
     close(orpo_loss(u, y), (orpo_loss(u[0], y[0]) + 1.5) / 2)
 
 
-def test_bad_answers_alone_teach_asft_and_not_orpo():
+def test_bad_responses_alone_teach_asft_and_not_orpo():
     u = double(-1.0, -2.0)
     assert orpo_loss(u, torch.zeros(2)) == 0
     assert asft_loss(u, torch.zeros(2)) > 0.1
@@ -246,3 +246,10 @@ def test_at_beta_one_the_gradient_of_asft_has_no_exponentials(data):
 def test_a_steepness_that_is_not_positive_is_refused(loss, beta):
     with pytest.raises(ValueError, match="beta is"):
         loss(double(-1.0, -2.0), PAIR, beta=beta)
+
+
+@pytest.mark.parametrize(("loss", "works"), [(orpo_loss, 0.1), (asft_loss, 1.0)])
+@pytest.mark.parametrize("lam", [-0.5, math.nan])
+def test_a_weight_below_zero_is_refused(loss, works, lam):
+    with pytest.raises(ValueError, match=f"lam is {lam}; expected 0 or more, such as {works}"):
+        loss(double(-1.0, -2.0), PAIR, lam=lam)

@@ -33,22 +33,22 @@ def mean_over(
     """The mean of some items of a list."""
     return torch.where(chosen, values, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
 
-# %% ../../nbs/losses/81_preference_odds.ipynb #6d92ee3c
+# %% ../../nbs/losses/81_preference_odds.ipynb #7b6dca70
 @loss(family="preference", signature="log_probs", labels="binary", source="hong2024",
-      use_when="Good and bad answers, no reference model, fine-tuning in the same stage.",
+      use_when="Good and bad responses, no reference model, fine-tuning in the same stage.",
       avoid_when="Log-probabilities are sums over tokens: then odds add nothing.",
       time="n log n", memory="n", aliases=("odds_ratio",),
       laws={"nonnegative", "pulls_up_positives"},
       elsewhere={"trl": "ORPOTrainer; its beta is lam"})  # fmt: skip
 def orpo_loss(
-    log_probs: Float[Tensor, "*lists items"],  # Mean log-probability of the tokens of an answer.
+    log_probs: Float[Tensor, "*lists items"],  # Mean log-probability of the tokens of a response.
     labels: Real[Tensor, "*lists items"],  # Good (> 0) or bad.
     *,
     where: Bool[Tensor, "*lists items"] | None = None,  # True for real items, False for padding.
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per list.
-    lam: float = 0.1,  # Weight λ of the pairs beside the likelihood of the good answers.
+    lam: float = 0.1,  # Weight λ of the pairs beside the likelihood of the good responses.
     beta: float = 1.0,  # Steepness, in 1/log-odds.
-    nll: bool = True,  # Add the negative log-likelihood of the good answers.
+    nll: bool = True,  # Add the negative log-likelihood of the good responses.
     reduction: Reduction = "mean",  # Over lists: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
     """Fine-tuning plus a logistic loss on differences of log odds (Hong et al., 2024).
@@ -56,6 +56,8 @@ def orpo_loss(
     ℓ(u, y) = -mean_w u_w + λ mean_{w,l} log(1 + exp(-β(o_w - o_l))),  o = u - log(1 - exp(u))
     """
     check_positive("beta", beta)
+    if not lam >= 0:
+        raise ValueError(f"lam is {lam}; expected 0 or more, such as 0.1.")
     log_probs, labels, where = prepare_lists(log_probs, labels, where)
     good, bad = where & (labels > 0), where & (labels <= 0)
     pairs = good.sum(-1) * bad.sum(-1)
@@ -66,28 +68,30 @@ def orpo_loss(
         values = values - mean_over(log_probs, good)
     return reduce_lists(values, good.any(-1) if nll else pairs > 0, weights, reduction)
 
-# %% ../../nbs/losses/81_preference_odds.ipynb #8ed8f993
+# %% ../../nbs/losses/81_preference_odds.ipynb #4c990836
 @loss(family="preference", signature="log_probs", labels="binary", source="wang2024",
-      use_when="Answers judged one by one, no reference; probabilities should mean something.",
-      avoid_when="Prompts differ in how likely any answer is: only pairs cancel that.",
+      use_when="Responses judged one by one, no reference; probabilities should mean something.",
+      avoid_when="Prompts differ in how likely any response is: only pairs cancel that.",
       time="n", memory="n", aliases=("aligned_sft",),
       laws={"nonnegative", "pulls_up_positives", "bounds:auc"})  # fmt: skip
 def asft_loss(
-    log_probs: Float[Tensor, "*lists items"],  # Mean log-probability of the tokens of an answer.
+    log_probs: Float[Tensor, "*lists items"],  # Mean log-probability of the tokens of a response.
     labels: Real[Tensor, "*lists items"],  # Good (> 0) or bad.
     *,
     where: Bool[Tensor, "*lists items"] | None = None,  # True for real items, False for padding.
     weights: Real[Tensor, "*lists"] | None = None,  # One weight per list.
-    lam: float = 1.0,  # Weight λ of the judgements beside the likelihood of the good answers.
+    lam: float = 1.0,  # Weight λ of the judgements beside the likelihood of the good responses.
     beta: float = 1.0,  # Steepness, in 1/log-odds.
-    nll: bool = True,  # Add the negative log-likelihood of the good answers.
+    nll: bool = True,  # Add the negative log-likelihood of the good responses.
     reduction: Reduction = "mean",  # Over lists: "mean", "sum" or "none".
 ) -> Float[Tensor, "..."]:  # Scalar, or one value per list.
-    """Fine-tuning plus a logistic loss on the log odds of each answer (Wang et al., 2024).
+    """Fine-tuning plus a logistic loss on the log odds of each response (Wang et al., 2024).
 
     ℓ(u, y) = -mean_w u_w + λ [mean_w log(1 + exp(-βo_w)) + mean_l log(1 + exp(βo_l))]
     """
     check_positive("beta", beta)
+    if not lam >= 0:
+        raise ValueError(f"lam is {lam}; expected 0 or more, such as 1.0.")
     log_probs, labels, where = prepare_lists(log_probs, labels, where)
     good, bad = where & (labels > 0), where & (labels <= 0)
     odds = beta * log_odds(log_probs)

@@ -59,8 +59,8 @@ MUTANTS = {
 
 SHARED = {
     ("losses.cringe", "list_cringe", "pairwise_cringe"): {
-        "bad answers preferred": ("keepdim=True) - log_probs", "keepdim=True) + log_probs"),
-        "against all answers": ("log_probs, good, keepdim", "log_probs, good | True, keepdim"),
+        "bad responses preferred": ("keepdim=True) - log_probs", "keepdim=True) + log_probs"),
+        "against all responses": ("log_probs, good, keepdim", "log_probs, good | True, keepdim"),
         "sign flipped": ("-logsigmoid", "logsigmoid"),
     },
 }

@@ -15,7 +15,7 @@ def odds(u):
 
 
 def sides(log_probs, labels):
-    """The log-probabilities of good and of bad answers."""
+    """The log-probabilities of good and of bad responses."""
     good = [u for u, y in zip(log_probs, labels, strict=True) if y > 0]
     bad = [u for u, y in zip(log_probs, labels, strict=True) if y <= 0]
     return good, bad
@@ -60,11 +60,11 @@ MUTANTS = {
         "likelihood of the bad": ("mean_over(log_probs, good)", "mean_over(log_probs, bad)"),
         "likelihood always": ("if nll:", "if True:"),
         "padding is bad": ("where & (labels <= 0)", "labels <= 0"),
-        "lists of good answers dropped": ("good.any(-1) if nll else pairs > 0", "pairs > 0"),
-        "lists of bad answers counted": ("good.any(-1) if nll", "where.any(-1) if nll"),
+        "lists of good responses dropped": ("good.any(-1) if nll else pairs > 0", "pairs > 0"),
+        "lists of bad responses counted": ("good.any(-1) if nll", "where.any(-1) if nll"),
     },
     "asft": {
-        "bad answers are good": ("logsigmoid(-odds)", "logsigmoid(odds)"),
+        "bad responses are good": ("logsigmoid(-odds)", "logsigmoid(odds)"),
         "one mean for both sides": (
             "mean_over(logsigmoid(odds), good) + mean_over(logsigmoid(-odds), bad)",
             "mean_over(torch.where(good, logsigmoid(odds), logsigmoid(-odds)), where)",
@@ -72,7 +72,7 @@ MUTANTS = {
         "log-probabilities in place of odds": ("beta * log_odds(log_probs)", "beta * log_probs"),
         "steepness divides": ("beta * log_odds", "1 / beta * log_odds"),
         "likelihood always": ("if nll:", "if True:"),
-        "lists without a good answer dropped": ("where.any(-1)", "good.any(-1)"),
+        "lists without a good response dropped": ("where.any(-1)", "good.any(-1)"),
         "empty lists counted": ("where.any(-1)", "where.any(-1) | True"),
     },
 }  # fmt: skip
