@@ -98,10 +98,10 @@ def _rounding(x: Tensor, y: Tensor) -> Tensor:
     """What rounding may leave of a singular value of the two clouds that is 0."""
     return torch.finfo(x.dtype).eps * sum(x.shape) * (x.norm() * y.norm()).detach()
 
-# %% ../../nbs/losses/78_graded_gaussians.ipynb #cff3daef
+# %% ../../nbs/losses/78_graded_gaussians.ipynb #676eaf70
 @loss(family="distillation", signature="slots", labels="graded", source="esfandiarpoor2025",
       use_when="Lists made to one pattern, a document for each grade, many of them in a batch.",
-      avoid_when="Ragged lists, or columns without a meaning: it may exchange whole queries.",
+      avoid_when="Ragged lists, few lists, or columns without a meaning: queries may be exchanged.",
       time="b·n·min(b, n)", memory="b·n", aliases=("ws2", "sycl"),
       laws={"shift_invariant", "nonnegative", "zero_at_labels"})  # fmt: skip
 def batch_wasserstein_loss(

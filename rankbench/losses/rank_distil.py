@@ -75,10 +75,10 @@ def check_draws(samples: int | None, topk: int | None) -> None:
         if value is not None and not (isinstance(value, int) and value >= 1):
             raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on, or None.")
 
-# %% ../../nbs/losses/76_rank_distil.ipynb #98f7283b
+# %% ../../nbs/losses/76_rank_distil.ipynb #ba01b188
 @loss(family="distillation", signature="scores", labels="teacher", source="reddi2021",
       use_when="The teacher's doubt about the order, and not its order alone, is to be learned.",
-      avoid_when="The first place is all that counts: KL is exact; or values may not be noisy.",
+      avoid_when="The first place is all that counts: KL is exact there and draws nothing.",
       time="n log n", memory="n", aliases=("rank_distil", "rankdistil"),
       laws={"shift_invariant", "convex", "nonnegative"},
       elsewhere={"tensorflow_ranking":
