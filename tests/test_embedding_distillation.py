@@ -202,6 +202,13 @@ def test_shapes_that_do_not_fit_are_refused(given, message):
         prepare_targets(**plain | given)
 
 
+def test_a_layer_in_place_of_a_projection_is_refused_with_a_remedy(without_shape_checks):
+    layer = torch.nn.Linear(3, 5)
+    with pytest.raises(TypeError, match=r"projection is a Linear.*\[3, 5\].*layer.weight.mT"):
+        embedding_distillation_loss(torch.zeros(4, 3), torch.ones(4, 5), projection=layer)
+    embedding_distillation_loss(torch.zeros(4, 3), torch.ones(4, 5), projection=layer.weight.mT)
+
+
 def test_an_unknown_distance_is_refused():
     with pytest.raises(ValueError, match="unknown distance 'cos'; did you mean cosine"):
         embedding_distillation_loss(torch.zeros(2, 3), torch.ones(2, 3), distance="cos")

@@ -302,7 +302,7 @@ def test_a_mask_of_items_is_refused_with_a_remedy():
 
 
 def test_a_value_per_list_is_refused():
-    with pytest.raises(ValueError, match="reduction='none' asks for a value per list"):
+    with pytest.raises(ValueError, match="reduction='none' asks for a value per row"):
         batch_wasserstein_loss(torch.zeros(2, 3), torch.ones(2, 3), reduction="none")
 
 
@@ -312,10 +312,11 @@ def test_a_value_per_list_is_refused():
         ({"covariance": "ful"}, "unknown covariance 'ful'; did you mean full"),
         ({"normalize": "soft"}, "unknown normalization 'soft'; did you mean softmax"),
         ({"correction": 2}, "unknown correction '2'"),
+        ({"reduction": "avg"}, "unknown reduction 'avg'; did you mean mean, sum"),
         ({"temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
         ({"label_temperature": 0.0}, "label_temperature is 0.0; expected a number above 0"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, message):
+def test_settings_that_mean_nothing_are_refused(settings, message, without_shape_checks):
     with pytest.raises(ValueError, match=message):
         batch_wasserstein_loss(torch.zeros(2, 3), torch.ones(2, 3), **settings)

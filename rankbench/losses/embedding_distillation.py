@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DISTANCES', 'prepare_targets', 'embedding_distillation_loss']
 
-# %% ../../nbs/losses/77_embedding_distillation.ipynb #594d826a
+# %% ../../nbs/losses/77_embedding_distillation.ipynb #88142eb4
 import torch
 from jaxtyping import Bool, Float, Real, Shaped
 from torch import Tensor
@@ -15,14 +15,14 @@ from rankbench.core import (
     Reduction,
     UnknownName,
     as_float,
-    check_mask,
     check_shape,
+    prepare_mask,
     reduce_lists,
 )
 from .distances import distances
 from ..scaling.tiling import product
 
-# %% ../../nbs/losses/77_embedding_distillation.ipynb #69b313ed
+# %% ../../nbs/losses/77_embedding_distillation.ipynb #e5f9143b
 DISTANCES = {"cosine": "cosine", "mse": "squared_euclidean", "l2": "euclidean"}  # Of a pair.
 
 
@@ -39,10 +39,13 @@ def prepare_targets(
         raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}; expected [B, D].")
     (size, dim), wide = embeddings.shape, targets.shape[-1] if targets.ndim else 0
     check_shape("targets", targets, (size, wide), "embeddings has rows for")
-    if where is None:
-        where = embeddings.new_ones(size, dtype=torch.bool)
-    check_mask("where", where, (size,), "embeddings has rows of shape")
+    where = prepare_mask(where, embeddings.new_empty(size), "embeddings has rows of shape")
     x = torch.where(where[:, None], as_float(embeddings), 0.0)
+    if isinstance(projection, torch.nn.Module):
+        raise TypeError(
+            f"projection is a {type(projection).__name__}; expected a tensor [{dim}, {wide}], "
+            "such as layer.weight.mT."
+        )
     if projection is not None:
         check_shape("projection", projection, (dim, wide), "embeddings and targets need")
         x = product(x, projection.to(x.dtype).mT)

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['prepare_slots', 'batch_wasserstein_loss']
 
-# %% ../../nbs/losses/78_graded_gaussians.ipynb #5ec8adcf
+# %% ../../nbs/losses/78_graded_gaussians.ipynb #25586dc6
 import torch
 from jaxtyping import Bool, Float, Real, Shaped
 from torch import Tensor
 
+from ..activations import check_whole
 from ..cards import loss
 from rankbench.core import (
     Reduction,
     UnknownName,
-    check_mask,
     check_positive,
     check_shape,
+    prepare_mask,
 )
 
-# %% ../../nbs/losses/78_graded_gaussians.ipynb #22990a19
+# %% ../../nbs/losses/78_graded_gaussians.ipynb #5d6de490
 def prepare_slots(
     scores: Float[Tensor, "..."],
     labels: Shaped[Tensor, "..."],
@@ -31,14 +32,12 @@ def prepare_slots(
     if scores.ndim != 2:
         raise ValueError(f"scores has shape {tuple(scores.shape)}; expected [B, n], a list a row.")
     check_shape("labels", labels, scores.shape, "scores has")
-    if where is None:
-        where = scores.new_ones(len(scores), dtype=torch.bool)
-    if where.shape == scores.shape:
+    if where is not None and where.shape == scores.shape:
         raise ValueError(
             f"where has shape {tuple(where.shape)}, a value per item; expected [B], one per list. "
             "Every list needs all of its slots: use lists of the same length."
         )
-    check_mask("where", where, scores.shape[:1], "scores has rows of shape")
+    where = prepare_mask(where, scores.new_empty(len(scores)), "scores has rows of shape")
     scores, labels = (torch.where(where[:, None], x.double(), 0.0) for x in (scores, labels))
     return scores, labels, where
 
@@ -82,32 +81,27 @@ def _spread_cost(x: Tensor, y: Tensor, covariance: str, noise: Tensor) -> Tensor
     shared = (x * best).sum() if torch.compiler.is_compiling() else _Agreement.apply(x, best)
     return x.square().sum() + y.square().sum() - 2 * shared
 
-# %% ../../nbs/losses/78_graded_gaussians.ipynb #baaa94d9
+# %% ../../nbs/losses/78_graded_gaussians.ipynb #fcce415c
 def _check_settings(normalize: str, covariance: str, correction: int, reduction: str) -> None:
     """Raise a `ValueError` for a name or a number that nothing answers to."""
     for kind, given, known in (
         ("normalization", normalize, ("softmax", "none")),
         ("covariance", covariance, ("full", "diagonal", "none")),
         ("correction", str(correction), ("0", "1")),
-        ("reduction", reduction, ("mean", "sum", "none")),
     ):
         if given not in known:
             raise UnknownName(kind, str(given), known)
-    if reduction == "none":
-        raise ValueError(
-            "reduction='none' asks for a value per list, but Gaussians are fitted to a batch. "
-            "Use 'mean'."
-        )
+    check_whole(reduction, "a distance of Gaussians")
 
 
 def _rounding(x: Tensor, y: Tensor) -> Tensor:
     """What rounding may leave of a singular value of the two clouds that is 0."""
     return torch.finfo(x.dtype).eps * sum(x.shape) * (x.norm() * y.norm()).detach()
 
-# %% ../../nbs/losses/78_graded_gaussians.ipynb #cff3daef
+# %% ../../nbs/losses/78_graded_gaussians.ipynb #676eaf70
 @loss(family="distillation", signature="slots", labels="graded", source="esfandiarpoor2025",
       use_when="Lists made to one pattern, a document for each grade, many of them in a batch.",
-      avoid_when="Ragged lists, or columns without a meaning: it may exchange whole queries.",
+      avoid_when="Ragged lists, few lists, or columns without a meaning: queries may be exchanged.",
       time="b·n·min(b, n)", memory="b·n", aliases=("ws2", "sycl"),
       laws={"shift_invariant", "nonnegative", "zero_at_labels"})  # fmt: skip
 def batch_wasserstein_loss(

@@ -66,19 +66,19 @@ def drawn_levels(
         )  # fmt: skip
     return label_levels(teacher / temperature - (-uniforms.log()).log(), "stable")
 
-# %% ../../nbs/losses/76_rank_distil.ipynb #8f8d752a
+# %% ../../nbs/losses/76_rank_distil.ipynb #ee987048
 def check_draws(samples: int | None, topk: int | None) -> None:
     """Raise a `ValueError` for numbers of orders or of places that cannot be drawn."""
     if samples is None and topk != 1:
         raise ValueError(f"samples=None is exact for topk=1 and topk is {topk}; set samples=8.")
     for name, value in (("samples", samples), ("topk", topk)):
-        if value is not None and not (value >= 1 and value == int(value)):
-            raise ValueError(f"{name} is {value}; expected a whole number from 1 on, or None.")
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on, or None.")
 
-# %% ../../nbs/losses/76_rank_distil.ipynb #98f7283b
+# %% ../../nbs/losses/76_rank_distil.ipynb #ba01b188
 @loss(family="distillation", signature="scores", labels="teacher", source="reddi2021",
       use_when="The teacher's doubt about the order, and not its order alone, is to be learned.",
-      avoid_when="The first place is all that counts: KL is exact; or values may not be noisy.",
+      avoid_when="The first place is all that counts: KL is exact there and draws nothing.",
       time="n log n", memory="n", aliases=("rank_distil", "rankdistil"),
       laws={"shift_invariant", "convex", "nonnegative"},
       elsewhere={"tensorflow_ranking":
