@@ -41,7 +41,7 @@ SIGNATURES = {
 LABELS = {
     "binary": "relevant (> 0) or not",
     "graded": "relevance grades",
-    "teacher": "scores of a teacher model",
+    "teacher": "scores, or vectors, of a teacher model",
     "ranking": "an order of the items",
     "classes": "an integer each; what shares one belongs together",
     "none": "no labels: pairs, or activations alone",
@@ -239,6 +239,7 @@ def find(
     if key in aliases:
         return aliases[key]
     close = difflib.get_close_matches(key, [*named, *aliases], n=3, cutoff=0.5)
+    close += [n for n in named if len(n) > 3 and n in key]  # "triplet" in "batch_hard_triplet"
     raise UnknownName("loss", name, {(named | aliases)[c].name for c in close} or named)
 
 # %% ../nbs/core/20_cards.ipynb #2daad2c1

@@ -69,7 +69,7 @@ def show_losses(args) -> int:
          "takes": c.signature, "time": c.time}
         for c in found
     ]  # fmt: skip
-    print(table(rows))
+    print(table(rows, gap=" "))
     print(f"\n{len(found)} losses; ★ a first choice. `rankbench show NAME` tells more.")
     return 0
 

@@ -27,7 +27,9 @@ class UnknownName(ValueError):
         options: Iterable[str],  # The names that exist.
     ):
         options = sorted(options)
-        close = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5) or options[:8]
+        close = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5)
+        inside = [o for o in options if len(o) > 3 and o in str(name) and o not in close]
+        close = close + inside or options[:8]
         super().__init__(f"unknown {kind} {name!r}; did you mean {', '.join(close)}?")
 
 # %% ../nbs/core/10_lists.ipynb #16f6da39

@@ -16,7 +16,7 @@ from families import CASES, FAMILIES, LATER, LISTS, PAIRS, ROWS
 
 from rankbench.cards import cards, find
 
-INPUTS = ("scores", "q", "p", "n", "e", "pos", "neg")  # what a gradient flows to
+INPUTS = ("scores", "q", "p", "n", "e", "pos", "neg", "student")  # what a gradient flows to
 
 
 CLAIM = re.compile(r"(?P<name>[\w.]+)(?: = (?P<formula>[^;]+))?(?:; (?P<remark>.+))?")

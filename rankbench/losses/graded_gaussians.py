@@ -102,7 +102,7 @@ def _rounding(x: Tensor, y: Tensor) -> Tensor:
 @loss(family="distillation", signature="slots", labels="graded", source="esfandiarpoor2025",
       use_when="Lists made to one pattern, a document for each grade, many of them in a batch.",
       avoid_when="Ragged lists, few lists, or columns without a meaning: queries may be exchanged.",
-      time="b·n·min(b, n)", memory="b·n", aliases=("ws2", "sycl"),
+      time="b·n²", memory="b·n", aliases=("ws2", "sycl"),
       laws={"shift_invariant", "nonnegative", "zero_at_labels"})  # fmt: skip
 def batch_wasserstein_loss(
     scores: Float[Tensor, "lists slots"],  # Model scores; every column one kind of candidate.

@@ -21,7 +21,7 @@ from ..scaling.tiling import product
 @loss(family="regularizers", signature="activations", labels="none", source="zhang2017",
       use_when="Dense embeddings that crowd together; beside a ranking loss.",
       avoid_when="Sparse activations, which are never negative; batches of one topic.",
-      time="b·d·min(b, d)", memory="b·d", laws={"nonnegative"}, aliases=("gor",),
+      time="b·d²", memory="b·d", laws={"nonnegative"}, aliases=("gor",),
       elsewhere={
           "sentence_transformers": "GlobalOrthogonalRegularizationLoss; mean over columns"
       })  # fmt: skip

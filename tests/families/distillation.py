@@ -160,9 +160,5 @@ CASES = {
     "splade.marginmse": Case("margin_mse", lambda fn, x: fn(two(x), teacher(x))),
 }
 
-LATER = {
-    "flag.m3_kd": "a sum over heads of a cross entropy with in-batch columns",
-}
-
 # The golden families of these losses.
-FAMILIES = {"DistillKLDiv", "Sparse DistillKL", "MarginMSE", "M3 KD loss"}
+FAMILIES = {"DistillKLDiv", "Sparse DistillKL", "MarginMSE"}

@@ -48,8 +48,6 @@ SHARED = {
     ("losses.embedding_distillation", "prepare_targets", "embedding_distillation"): {
         "padded embeddings kept": ("torch.where(where[:, None], as_float(embeddings), 0.0)",
                                    "as_float(embeddings)"),
-        "padded targets kept": ("torch.where(where[:, None], targets.detach().to(x.dtype), 0.0)",
-                                "targets.to(x.dtype)"),
         "the other side of the projection": ("projection.to(x.dtype).mT", "projection.to(x.dtype)"),
     },
 }  # fmt: skip

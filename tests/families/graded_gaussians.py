@@ -103,8 +103,6 @@ SHARED = {
         "not stretched": ("wanted / torch.where(some, own, 1.0)", "1.0"),
         "stretched the other way": ("wanted / torch.where(some, own, 1.0)", "own / wanted"),
         "one width for all slots": ("x.norm(dim=0)", "x.norm()"),
-        "divided by nothing": ("torch.where(some, wanted / torch.where(some, own, 1.0), 0.0)",
-                               "(wanted / own)"),
     },
     ("losses.graded_gaussians", "_spread_cost", "batch_wasserstein"): {
         "always turned": ('covariance == "full"', "True"),

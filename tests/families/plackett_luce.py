@@ -3,6 +3,8 @@
 import math
 import struct
 
+import torch
+from peers import Case
 from references import log_softmax, logsumexp
 
 
@@ -159,3 +161,25 @@ SHARED = {
         "noise ignored": (" - (-uniforms.log()).log()", " + 0 * uniforms"),
     },
 }  # fmt: skip
+
+# Numbers of other libraries ----------------------------------------------------------------------
+
+
+def own_columns(x):
+    """[B, B·n] scores of a teacher for its own n columns, and next to nothing elsewhere."""
+    size, count = x["teacher"].shape
+    spread = torch.full((size, size, count), -1e4)
+    spread[torch.arange(size), torch.arange(size)] = x["teacher"]
+    return spread.flatten(1)
+
+
+CASES = {
+    "flag.m3_kd": Case(
+        "pld",
+        lambda fn, x: fn(x["student"], own_columns(x)),
+        because="its teacher is sorted, and says nothing about the columns of other queries",
+    ),
+}
+
+# The golden families of these losses.
+FAMILIES = {"M3 KD loss"}
