@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rankbench.activations import check_whole, mean_of_rows, prepare_rows
+from rankbench.activations import check_free_terms, check_whole, mean_of_rows, prepare_rows
 from rankbench.core import UnknownName
 
 
@@ -57,3 +57,19 @@ def test_a_value_per_row_is_refused_by_name():
 def test_an_unknown_reduction_is_refused(without_shape_checks):
     with pytest.raises(UnknownName, match="unknown reduction 'men'; did you mean mean"):
         check_whole("men", "FLOPS")
+
+
+def test_an_empty_vocabulary_is_a_matrix_like_any_other():
+    rows, where = prepare_rows(torch.ones(3, 0))
+    assert rows.shape == (3, 0) and where.tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, float("nan")])
+def test_a_negative_number_of_free_terms_is_refused(value):
+    with pytest.raises(ValueError, match="expected a number of terms, 0 or more, or None"):
+        check_free_terms("target", value)
+
+
+@pytest.mark.parametrize("value", [None, 0, 2.5])
+def test_a_number_of_free_terms_may_be_absent_or_zero(value):
+    check_free_terms("target", value)

@@ -227,6 +227,19 @@ def test_frequencies_of_another_vocabulary_are_refused(without_shape_checks):
         df_flops_regularizer(torch.ones(2, 5), document_frequency=torch.ones(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.long, torch.int32, torch.bool])
+def test_counts_in_the_place_of_shares_are_refused(dtype, without_shape_checks):
+    with pytest.raises(ValueError, match="expected shares from 0 to 1. Divide the counts"):
+        df_flops_regularizer(torch.ones(2, 5), document_frequency=torch.ones(5).to(dtype))
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, 200.0])
+def test_numbers_that_are_no_shares_do_not_pass_silently(share):
+    frequency = torch.tensor([0.5, share, 0.5])
+    assert df_weights(frequency).isnan().tolist() == [False, True, False]
+    assert df_flops_regularizer(torch.ones(2, 3), document_frequency=frequency).isnan()
+
+
 # Counts -----------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,8 @@ def test_unknown_settings_of_l0_are_refused(without_shape_checks):
         l0_regularizer(torch.ones(2, 2), surrogate="tan")
     with pytest.raises(ValueError, match="epsilon is 0.0; expected a number above 0"):
         l0_regularizer(torch.ones(2, 2), epsilon=0.0)
+    with pytest.raises(ValueError, match="target is -1.0; expected a number of terms"):
+        l0_regularizer(torch.ones(2, 2), target=-1.0)
 
 
 # The report -------------------------------------------------------------------------------------

@@ -113,3 +113,17 @@ def test_gram_is_zero_for_orthonormal_rows_and_not_below_their_surplus():
     q = torch.linalg.qr(draw(0, 5, 5)).Q
     close(gram_regularizer(q[:3]), torch.zeros((), dtype=torch.float64))
     close(gram_regularizer(q[:, :3]), torch.tensor(2.0, dtype=torch.float64))
+
+
+def test_gram_upcasts_halves_and_names_what_is_no_matrix(without_shape_checks):
+    w = draw(1, 3, 5).half()
+    assert gram_regularizer(w).dtype == torch.float32
+    close(gram_regularizer(w), gram_regularizer(w.float()))
+    with pytest.raises(ValueError, match=r"matrix has shape \(3,\); expected \[k, D\]"):
+        gram_regularizer(torch.ones(3))
+
+
+def test_three_directions_in_the_plane_can_cost_nothing():
+    """Both terms are 0 at once with more rows than dimensions."""
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    assert orthogonal_regularizer(x) < 1e-30

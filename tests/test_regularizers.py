@@ -80,3 +80,8 @@ def test_rows_below_the_threshold_still_count(threshold):
     dense = e[e.sum(-1) > threshold]
     expected = (dense.sum(0) / 3).square().sum()
     assert flops_regularizer(e, row_threshold=threshold) == expected
+
+
+def test_a_negative_threshold_is_refused():
+    with pytest.raises(ValueError, match="row_threshold is -1; expected a number of terms"):
+        flops_regularizer(torch.ones(2, 2), row_threshold=-1)

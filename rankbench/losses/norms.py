@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['l1_regularizer', 'l2_regularizer', 'l0_regularizer', 'gini', 'sparsity']
 
-# %% ../../nbs/losses/86_norms.ipynb #bd182be2
+# %% ../../nbs/losses/86_norms.ipynb #8cb1cca2
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..activations import check_terms, prepare_rows
+from ..activations import check_free_terms, check_terms, prepare_rows
 from ..cards import loss
 from ..core import Reduction, UnknownName, check_positive, reduce_lists
 
@@ -60,7 +60,7 @@ def l2_regularizer(
     lengths = torch.where(some, torch.where(some, squares, 1.0).sqrt(), 0.0)
     return reduce_lists(lengths, where, weights, reduction)
 
-# %% ../../nbs/losses/86_norms.ipynb #2223b537
+# %% ../../nbs/losses/86_norms.ipynb #943e6de4
 @loss(family="regularizers", signature="activations", labels="none", source="bradley1998",
       use_when="A text should keep a number of terms, at full strength, and lose the rest.",
       avoid_when="The start of training, when everything is active and nothing is near 0.",
@@ -80,6 +80,7 @@ def l0_regularizer(
     ℓ(e) = [Σᵥ c(|eᵥ|/ε) - t]₊,  c(x) = tanh x or 1 - e⁻ˣ
     """
     check_positive("epsilon", epsilon, 0.1)
+    check_free_terms("target", target)
     rows, where = prepare_rows(activations, where)
     scaled = rows.abs() / epsilon
     if surrogate == "tanh":
@@ -91,7 +92,7 @@ def l0_regularizer(
     counts = counts if target is None else (counts - target).relu()
     return reduce_lists(counts, where, weights, reduction)
 
-# %% ../../nbs/losses/86_norms.ipynb #225ac822
+# %% ../../nbs/losses/86_norms.ipynb #2ff0667c
 def gini(
     lengths: Float[Tensor, "terms"],  # Any numbers that are not negative.
 ) -> float:  # 0 where all are alike, (V - 1)/V where one has everything.
@@ -101,7 +102,7 @@ def gini(
     total = n * ordered.sum()
     return (((2 * rank - n - 1) * ordered).sum() / total).item() if total > 0 else 0.0
 
-
+# %% ../../nbs/losses/86_norms.ipynb #0592d4e9
 def sparsity(
     queries: Float[Tensor, "queries terms"],
     documents: Float[Tensor, "documents terms"],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['orthogonal_regularizer', 'gram_regularizer']
 
-# %% ../../nbs/losses/87_orthogonal.ipynb #c7f5bc45
+# %% ../../nbs/losses/87_orthogonal.ipynb #dbe5498a
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..activations import check_whole, prepare_rows
 from ..candidates import normalize
 from ..cards import loss
-from ..core import Reduction
+from ..core import Reduction, as_float
 from ..scaling.across_devices import sum_over_processes
 from ..scaling.tiling import product
 
@@ -51,11 +51,16 @@ def orthogonal_regularizer(
     beyond = (second - 1 / unit.shape[1]).relu()
     return mean_weight * mean.square() + second_moment_weight * beyond
 
-# %% ../../nbs/losses/87_orthogonal.ipynb #f1405bd6
+# %% ../../nbs/losses/87_orthogonal.ipynb #6eb45883
 def gram_regularizer(
     matrix: Float[Tensor, "k dim"],  # Such as the weight of a linear layer.
 ) -> Float[Tensor, ""]:
     """‖W Wᵀ - I‖², squared Frobenius norm (Bansal et al., 2018)."""
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"matrix has shape {tuple(matrix.shape)}; expected [k, D], rows to compare."
+        )
+    matrix = as_float(matrix)
     k, dim = matrix.shape
     side = matrix if k <= dim else matrix.mT
     identity = torch.eye(len(side), dtype=matrix.dtype, device=matrix.device)

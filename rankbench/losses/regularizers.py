@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['flops_regularizer']
 
-# %% ../../nbs/losses/84_regularizers.ipynb #05130905
+# %% ../../nbs/losses/84_regularizers.ipynb #84b3ac5d
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..activations import check_whole, mean_of_rows, prepare_rows
+from ..activations import check_free_terms, check_whole, mean_of_rows, prepare_rows
 from ..cards import loss
 from ..core import Reduction
 
-# %% ../../nbs/losses/84_regularizers.ipynb #58d3110f
+# %% ../../nbs/losses/84_regularizers.ipynb #a7a8f347
 @loss(family="regularizers", signature="activations", labels="none", source="paria2020",
       use_when="Sparse activations that are searched with an inverted index.",
       avoid_when="Batches of one or two rows, or dense embeddings.",
@@ -35,6 +35,7 @@ def flops_regularizer(
     ℓ(e) = Σᵥ mᵥ²,  mᵥ = 1/B Σ_b |e_bv|
     """
     check_whole(reduction, "FLOPS")
+    check_free_terms("row_threshold", row_threshold)
     rows, where = prepare_rows(activations, where)
     if row_threshold is not None:
         dense = (rows != 0).sum(-1, keepdim=True) > row_threshold
