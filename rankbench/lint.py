@@ -906,7 +906,7 @@ def _parts(case: Case, loss: Any = None, name: str = "") -> Iterator[tuple[str, 
             tensors = {n: x for n, x in inner.tensors.items() if n in names or n in known}
             yield name.strip(), replace(inner, tensors=tensors)
 
-# %% ../nbs/core/70_lint.ipynb #337087dc
+# %% ../nbs/core/70_lint.ipynb #c1ee2a57
 FIRST = ("dtype", "not_finite", "empty")  # After an error of these nothing else is looked at.
 
 
@@ -920,9 +920,10 @@ def lint(
     """What is wrong with a batch, or with a loss on it; an empty list if nothing is."""
     case = _case(batch, loss, settings, untrained)
     if not case.moving:
+        names = _positional(case.card.fn) if case.card else ("scores", "labels")
         raise ValueError(
             f"the batch has {', '.join(batch) or 'nothing'}; expected tensors that are named as "
-            f"the loss names them, such as scores and labels, or queries and documents."
+            f"the loss names them, such as {' and '.join(names)}."
         )
     found = [f for name in FIRST for f in RULES[name].findings(case)]
     if any(f.level == "error" for f in found):
@@ -940,17 +941,18 @@ def lint(
                   if (f.rule, f.what) not in seen]  # fmt: skip
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
-# %% ../nbs/core/70_lint.ipynb #72c8dd8b
+# %% ../nbs/core/70_lint.ipynb #7468d992
 def _tensors_of(path: Path) -> Any:
     """What a file of tensors holds."""
-    if path.suffix == ".json":
+    kind = path.suffix.lower()
+    if kind == ".json":
         return json.loads(path.read_text("utf-8"))
-    if path.suffix == ".npz":
+    if kind == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    if path.suffix == ".pt":
+    if kind == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)
-    if path.suffix == ".safetensors":
+    if kind == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
@@ -970,9 +972,10 @@ def read_batch(
         raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from None
     if not isinstance(named, Mapping) or not named:
         raise ValueError(f"{path} holds no named tensors; expected scores, labels, where ...")
-    batch = {}
-    for name, value in named.items():
-        batch[name] = _tensor(f"{name} in {path}", value)
-        if name in MASKS and not batch[name].is_floating_point():
-            batch[name] = batch[name].bool()  # JSON and numpy may say 0 and 1
+    batch = {n: _tensor(f"{n} in {path}", x) for n, x in named.items() if x is not None}
+    for name, x in batch.items():
+        if name in MASKS and bool(((x == 0) | (x == 1)).all()):
+            batch[name] = x.bool()  # JSON and numpy may say 0 and 1
+        elif name in ANY and path.suffix.lower() == ".json" and not x.is_floating_point():
+            batch[name] = x.float()  # JSON has one kind of number
     return batch

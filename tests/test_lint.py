@@ -694,3 +694,12 @@ def test_the_losses_inside_of_a_wrapper_are_looked_at(batch, loss, rule):
 def test_a_leak_into_a_part_that_must_be_finite_is_a_leak():
     loss = weighted_sum({"a": (1.0, lambda s, y, *, where: (s * where).square().mean())})
     assert "padding_leak" in rules(changed(where=LAST), loss)
+
+
+def test_json_may_write_whole_numbers_capitals_and_null(tmp_path):
+    path = tmp_path / "BATCH.JSON"
+    rows = '"scores": [[3, 1, 2]], "labels": [[2, 0, 1]], "where": [[1.0, 1, 0]], "weights": null'
+    path.write_text(f"{{{rows}}}")
+    batch = read_batch(path)
+    assert set(batch) == {"scores", "labels", "where"} and lint(batch, "ranknet") == []
+    assert batch["scores"].is_floating_point() and batch["where"].tolist() == [[True, True, False]]
