@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -352,6 +353,8 @@ def test_a_sum_compiles(without_shape_checks):
         ({"a": "infonce"}, r"part 'a' is 'infonce'; expected \(weight, loss\)"),
         ({"a": ("1", "infonce")}, "the weight of 'a' is '1'; expected a number"),
         ({"a": (1.0, "infonc")}, "unknown loss 'infonc'; did you mean infonce"),
+        ({"a": (infonce_loss, 1.0)}, "1.0 is no loss; expected a name"),
+        ([(1.0, "infonce")], "got no parts but"),
     ],
 )
 def test_a_wrong_part_is_named(parts, message, without_shape_checks):
@@ -402,6 +405,58 @@ def test_the_norm_of_several_inputs_is_that_of_all():
 def test_a_loss_with_open_keywords_understands_all():
     assert keywords_of(lambda x, **more: x) is None
     assert keywords_of(partial(infonce_loss, temperature=1.0)) == keywords_of("infonce")
+
+
+def test_the_step_reaches_a_schedule_beside_open_keywords():
+    def open_ended(q, d, **more):
+        assert "step" not in more
+        return (q - d).square().mean()
+
+    q, d = pair()
+    cooling = scheduled("infonce", temperature=Schedule(0.05, start=0.5, warmup=10))
+    inner = weighted_sum({"open": (Schedule(warmup=10), open_ended), "cooling": (1.0, cooling)})
+    expected = inner(q, d, step=3)["loss"]
+    assert weighted_sum({"inner": (1.0, inner)})(q, d, step=3)["loss"] == expected
+    assert matryoshka(inner, (q.shape[-1],), vectors=(0, 1))(q, d, step=3)["loss"] == expected
+
+
+def test_the_step_reaches_a_schedule_inside_of_a_partial():
+    q, d = pair()
+    cooling = scheduled("infonce", temperature=Schedule(0.05, start=0.5, warmup=10))
+    frozen = partial(cooling, reduction="mean")
+    expected = cooling(q, d, step=3)
+    assert weighted_sum({"a": (1.0, frozen)})(q, d, step=3)["loss"] == expected
+    assert matryoshka(frozen, (q.shape[-1],))(q, d, step=3)["loss"] == expected
+
+
+def test_modules_and_defaults_of_any_kind_are_understood():
+    assert keywords_of(torch.nn.MSELoss()) == frozenset()
+    assert keywords_of(torch.dist) == frozenset()
+    ones = np.ones(3)
+    assert keywords_of(lambda x, w=ones: x) == {"w"}
+    assert keywords_of(lambda x, /, w=1.0: x) == {"w"}
+
+
+def test_a_sum_that_waits_takes_data_that_are_no_floats():
+    waiting = weighted_sum({"a": (0.0, lambda names, ids: ids.float().mean())})
+    assert waiting(["a"], torch.arange(3))["loss"] == 0
+
+
+def test_a_negative_weight_has_a_gradient_of_positive_length():
+    x = torch.ones(4, requires_grad=True)
+    assert gradient_norms({"a": x.sum()}, x, {"a": -3.0}) == {"a": 6.0}
+
+
+def test_layers_need_their_embeddings_by_position():
+    with pytest.raises(ValueError, match="there are 1 tensors; position 1 is none of them"):
+        adaptive_layer("infonce", layers_per_step=None)(torch.ones(3, 2, 4))
+
+
+def test_the_divergence_of_layers_is_in_single_precision(without_shape_checks):
+    x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0)).half()
+    loss = adaptive_layer("infonce", layers_per_step=None)
+    found, wide = loss(*x)["layer_kl"], loss(*x.float())["layer_kl"]
+    assert found.dtype == torch.float32 and torch.isclose(found, wide)
 
 
 # Prefixes and layers ----------------------------------------------------------------------------
@@ -463,8 +518,13 @@ def test_unit_prefixes_are_those_of_cosines():
     [
         ((), {}, r"dims are \(\); expected different sizes"),
         ((4, 4), {}, "expected different sizes"),
-        ((0, 4), {}, "expected different sizes"),
-        ((2, 4), {"weights": [1.0]}, "1 weights for 2 dims"),
+        (8, {}, "dims are 8; expected different sizes"),
+        ((0, 4), {}, "a size of dims is 0; expected a whole number above 0"),
+        ((4.0,), {}, "a size of dims is 4.0; expected a whole number above 0"),
+        ((2, 4), {"weights": [1.0]}, r"weights are \[1.0\]; expected 2, one for each size"),
+        ((2, 4), {"weights": {2: 1.0, 4: 1.0}}, "weights are {2: 1.0, 4: 1.0}; expected 2"),
+        ((2, 4), {"vectors": (-1,)}, r"vectors are \(-1,\); expected positions"),
+        ((2, 4), {"vectors": ()}, r"vectors are \(\); expected positions"),
         ((2, 4), {"dims_per_step": 0}, "dims_per_step is 0; expected a whole number above 0"),
     ],
 )

@@ -16,6 +16,7 @@ from rankbench.lint import (
     LEVELS,
     RULES,
     Finding,
+    Rule,
     lint,
     random_baseline,
     rank_correlation,
@@ -137,6 +138,7 @@ BROKEN = {
     "not_finite": lambda: lint(with_nan(clean(), "scores", 1, 2), "ranknet"),
     "dtype": lambda: lint(changed(scores=GRADES.long()), "ranknet"),
     "label_range": lambda: lint(changed(labels=GRADES), "bce"),
+    "empty": lambda: lint(changed(where=torch.zeros(4, 5, dtype=torch.bool)), "ranknet"),
     "no_valid_pair": lambda: lint(changed(where=torch.arange(5) < 1 + LAST[:, :1] * 0), "ranknet"),
     "no_positive": lambda: lint(changed(labels=torch.stack([FIRST, 0 * FIRST, *GRADES[2:]])),
                                 "softmax"),
@@ -510,3 +512,194 @@ def test_a_wrong_option_is_one_line(arguments, message, tmp_path, capsys):
 def test_listmle_learns_the_order(tmp_path):
     assert lint(clean(labels="ranking"), listmle_loss) == []
     assert lint(clean("embeddings"), infonce_loss) == []
+
+
+# What is no mistake -------------------------------------------------------------------------------
+
+
+def squares(scores, labels):
+    return (scores - labels).square().mean()
+
+
+def cross_entropy(scores, labels):
+    return -(labels.softmax(-1) * scores.log_softmax(-1)).sum(-1).mean()
+
+
+@pytest.mark.parametrize("loss", [squares, cross_entropy, torch.nn.MSELoss()])
+def test_a_loss_with_its_minimum_at_the_labels_may_push_the_best_down(loss):
+    batch = {"scores": 5 * GRADES + normal(4, 5), "labels": GRADES}
+    assert rules(batch, loss) == set()
+
+
+@pytest.mark.parametrize("name", ["kl", "margin_mse", "mse"])
+def test_a_loss_at_its_minimum_need_not_fall(name):
+    batch = {"scores": clean()["scores"], "labels": clean()["scores"] + 1e-6 * normal(4, 5)}
+    assert rules(batch, name) == set()
+
+
+def test_lists_that_are_learned_are_no_dead_gradient():
+    scores = normal(40, 6)
+    labels = torch.eye(6)[:1].expand(40, 6)
+    scores[2:, 0] = 9.0
+    (found,) = lint({"scores": scores, "labels": labels}, "hinge")
+    assert (found.rule, found.level) == ("dead_gradient", "note")
+
+
+def test_a_loss_of_the_hardest_negative_is_no_dead_gradient():
+    def hardest(scores, labels):
+        return (1 + scores[:, 1:].amax(-1) - scores[:, 0]).relu().mean()
+
+    labels = torch.eye(50)[:1].expand(4, 50)
+    assert rules({"scores": normal(4, 50), "labels": labels}, hardest) == set()
+
+
+def test_random_scores_are_seldom_called_reversed():
+    found = [rules({"scores": normal(4, 5, seed=i), "labels": GRADES}, "listnet")
+             for i in range(40)]  # fmt: skip
+    assert sum("labels_reversed" in f for f in found) <= 3
+
+
+def test_grades_are_fine_where_a_loss_asks_for_relevant_or_not():
+    assert rules(clean(), "approx_mrr") == set()
+
+
+# Signatures, shapes and errors --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "loss"),
+    [
+        ({"scores": GRADES + 0.1}, lambda scores: scores.square().mean()),
+        ({"queries": normal(9, 4), "documents": normal(9, 3, 4)},
+         lambda q, d: -(q[:, None] * d).sum(-1).log_softmax(-1)[:, 0].mean()),
+        ({"queries": normal(9, 4), "documents": normal(7, 4)},
+         lambda q, d: (q @ d.T).logsumexp(-1).mean()),
+        ({"queries": normal(9, 4), "positives": normal(9, 4, seed=1), "negatives": normal(9, 4)},
+         lambda q, p, n: (1 + (q * n).sum(-1) - (q * p).sum(-1)).relu().mean()),
+        ({"queries": normal(9, 4), "documents": normal(9, 4, seed=1), "labels": GRADES[:3, :3]},
+         lambda q, d, y: (q - d).square().mean()),
+    ],
+    ids=["no labels", "lists without labels", "more queries", "triples", "odd labels"],
+)  # fmt: skip
+def test_a_loss_of_an_unknown_signature_is_looked_at(batch, loss):
+    assert {f.rule for f in lint(batch, loss)} <= {"floor"}
+
+
+def test_as_many_lists_as_items_are_cut_as_lists():
+    grades = torch.arange(12.0).remainder(4).expand(12, 12)
+    where = torch.ones(12, 12, dtype=torch.bool)
+    where[:, -1] = False
+    batch = {"scores": grades + 0.1 * normal(12, 12), "labels": grades, "where": where}
+    assert rules(batch, "ranknet") == set()
+
+
+TABLES = [c.name for c in cards(signature="pairs") if c.name not in ("contrastive", "angle")]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_labels_of_all_pairs_are_cut_on_both_sides(name):
+    q = normal(12, 16)
+    batch = {"queries": q, "documents": q + 0.3 * normal(12, 16, seed=1), "labels": torch.eye(12)}
+    assert not {"refused"} & rules(batch, name)
+
+
+def test_labels_of_all_candidates_are_cut_with_mined_negatives():
+    q = normal(12, 16)
+    batch = {"queries": q, "documents": q + 0.3 * normal(12, 16, seed=1),
+             "negatives": normal(12, 2, 16, seed=2), "labels": torch.eye(12, 36)}  # fmt: skip
+    assert rules(batch, "bixse") == set()
+
+
+def test_lists_and_arrays_are_tensors_too():
+    plain = {k: v.tolist() for k, v in clean().items()}
+    assert lint(plain, "ranknet") == lint({k: v.numpy() for k, v in clean().items()}, "ranknet")
+    with pytest.raises(ValueError, match="scores is no tensor"):
+        lint({"scores": "high", "labels": GRADES}, "ranknet")
+
+
+def test_a_tensor_that_a_loss_does_not_take_is_named():
+    (found,) = lint(changed(mask=GRADES > 0), "ranknet")
+    assert found.rule == "refused" and found.what.startswith("ranknet_loss takes no mask; it takes")
+
+
+@pytest.mark.parametrize(
+    ("loss", "rule", "what"),
+    [
+        (lambda s, y: 1 / 0, "refused", "division by zero"),
+        (lambda s, y: [][1], "refused", "IndexError list index out of range"),
+        (lambda s, y: (0 * s).log().mean() * 0, "not_finite", "the loss is NaN or infinite"),
+        (lambda s, y: (s - s.detach()).abs().sqrt().mean(), "not_finite",
+         "the gradient of scores is NaN or infinite"),
+    ],
+)  # fmt: skip
+def test_whatever_a_loss_does_is_said(loss, rule, what):
+    (found,) = lint(clean(), loss)
+    assert (found.rule, found.level, found.what) == (rule, "error", what)
+
+
+def test_a_rule_that_cannot_be_tried_says_so(monkeypatch):
+    def fails(case):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(RULES, "floor", Rule("floor", "note", "Why.", "Fix.", fails))
+    (found,) = lint(clean(), "ranknet")
+    assert found.level == "note" and "could not be tried: no such kernel" in found.what
+
+
+# More that is a mistake ---------------------------------------------------------------------------
+
+
+def test_grades_below_zero_look_like_padding():
+    labels = GRADES.clone()
+    labels[:, -1] = -1.0
+    (found,) = (f for f in lint(changed(labels=labels), "ranknet") if f.rule == "label_range")
+    assert found.level == "warning" and "`where`" in found.fix
+    assert "label_range" not in rules(changed(labels=labels, where=LAST), "ranknet")
+
+
+def test_equal_ranks_of_any_value_are_constant():
+    assert "constant_labels" in rules(changed(labels=0 * GRADES), "listmle")
+
+
+def test_classes_without_a_second_member_and_a_single_class_are_named():
+    batch = clean("classes")
+    assert "no_positive" in rules({**batch, "labels": torch.arange(6)}, "supcon")
+    assert "constant_labels" in rules({**batch, "labels": torch.zeros(6).long()}, "supcon")
+
+
+def test_temperatures_of_classes_have_a_range():
+    assert "temperature" in rules(clean("classes"), "supcon", temperature=5.0)
+
+
+def test_probabilities_under_a_pairwise_loss_are_named():
+    batch = changed(scores=clean()["scores"].sigmoid())
+    assert "probabilities" in rules(batch, "ranknet")
+    assert "probabilities" not in rules(batch, "ranknet", sigma=20.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "loss", "rule"),
+    [
+        ("embeddings", matryoshka(Loss("infonce", temperature=2.0), (8, 16)), "temperature"),
+        ("embeddings", weighted_sum({"a": (1.0, Loss("infonce", temperature=2.0))}), "temperature"),
+        ("embeddings", scheduled("infonce", temperature=Schedule(2.0)), "temperature"),
+        ("scores", weighted_sum({"a": (1.0, "bce"), "b": (1.0, "ranknet")}), "label_range"),
+    ],
+    ids=["nested", "sum", "scheduled", "labels"],
+)
+def test_the_losses_inside_of_a_wrapper_are_looked_at(batch, loss, rule):
+    assert rule in rules(clean(batch), loss, step=0)
+
+
+def test_a_leak_into_a_part_that_must_be_finite_is_a_leak():
+    loss = weighted_sum({"a": (1.0, lambda s, y, *, where: (s * where).square().mean())})
+    assert "padding_leak" in rules(changed(where=LAST), loss)
+
+
+def test_json_may_write_whole_numbers_capitals_and_null(tmp_path):
+    path = tmp_path / "BATCH.JSON"
+    rows = '"scores": [[3, 1, 2]], "labels": [[2, 0, 1]], "where": [[1.0, 1, 0]], "weights": null'
+    path.write_text(f"{{{rows}}}")
+    batch = read_batch(path)
+    assert set(batch) == {"scores", "labels", "where"} and lint(batch, "ranknet") == []
+    assert batch["scores"].is_floating_point() and batch["where"].tolist() == [[True, True, False]]

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +136,25 @@ def test_an_unknown_shape_is_an_unknown_name():
 def test_a_step_is_a_whole_number(step, without_shape_checks):
     with pytest.raises(ValueError, match="expected a whole number of steps"):
         Schedule()(step)
+
+
+def test_the_end_is_reached_exactly():
+    s = Schedule(1.0, total=10, end=0.1)
+    assert s(10) == s(10**9) == 0.1
+
+
+def test_steps_may_be_whole_numbers_of_numpy(without_shape_checks):
+    assert Schedule(1.0, warmup=np.int64(4))(np.int64(2)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"value": "a"}, "value is 'a'; expected a number"),
+        ({"total": 5.5, "end": 1.0}, "total is 5.5; expected a whole number of steps"),
+        ({"total": "9", "end": 1.0}, "total is '9'; expected a whole number of steps"),
+    ],
+)
+def test_numbers_of_another_kind_are_named(settings, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**settings)

@@ -104,3 +104,10 @@ def test_bad_arguments_are_named(without_shape_checks):
         normalize_scores(torch.ones(1, 2), how="z-score")
     with pytest.raises(ValueError, match="temperature is 0.0; expected a number above 0"):
         normalize_scores(torch.ones(1, 2), how="temperature", temperature=0.0)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1, -3e-7])
+def test_rounding_makes_no_order_of_equal_scores(value):
+    scores = torch.full((2, 7), value)
+    where = torch.tensor([[True] * 7, [False, True, True, True, False, True, True]])
+    assert not normalize_scores(scores, where=where).any()

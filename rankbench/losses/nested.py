@@ -6,7 +6,7 @@
 __all__ = ['VECTORS', 'VECTOR_KEYWORDS', 'LAYER_WEIGHTS', 'vectors_of', 'Matryoshka', 'matryoshka', 'AdaptiveLayer',
            'adaptive_layer']
 
-# %% ../../nbs/losses/91_nested.ipynb #23eb8b2c
+# %% ../../nbs/losses/91_nested.ipynb #65c0c2a9
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 from ..cards import Loss, find
-from ..core import UnknownName, as_components, check_positive
-from .combining import Scheduled, Selected, WeightedSum, keywords_of
+from ..core import UnknownName, as_components, as_float, check_positive
+from .combining import Scheduled, Selected, WeightedSum, keywords_of, takes_step
 from ..scaling.schedules import number_at
 
-# %% ../../nbs/losses/91_nested.ipynb #cd4c627a
+# %% ../../nbs/losses/91_nested.ipynb #d723b0a3
 VECTORS = {"embeddings": (0, 1), "pairs": (0, 1), "lists": (0, 1), "guided": (0, 1),
            "classes": (0,), "activations": (0,), "targets": (0, 1),
            "activation_pairs": (0, 1)}  # fmt: skip
@@ -34,6 +34,8 @@ def vectors_of(
     loss: str | Callable,  # A name, a function with a card, a `Loss`, or a wrapper.
 ) -> tuple[int, ...]:  # Positions, counted from 0.
     """Which of the positional data of a loss are embeddings of the model."""
+    if not isinstance(loss, str) and not callable(loss):
+        raise ValueError(f"{loss!r} is no loss; expected a name, a function or a wrapper.")
     if hasattr(loss, "vectors"):
         return loss.vectors
     if isinstance(loss, WeightedSum):
@@ -57,7 +59,16 @@ def vectors_of(
         )
     return VECTORS[card.signature]
 
-# %% ../../nbs/losses/91_nested.ipynb #fe8abd5a
+# %% ../../nbs/losses/91_nested.ipynb #d79863ca
+def _check_positions(vectors: Sequence[int], data: Sequence[Any]) -> None:
+    """Raise a ValueError where an embedding is not among the positional data."""
+    if max(vectors) >= len(data):
+        raise ValueError(
+            f"there are {len(data)} tensors; position {max(vectors)} is none of them. "
+            f"Give embeddings without a keyword."
+        )
+
+
 def _changed(
     change: Callable[[Tensor], Tensor],
     vectors: Sequence[int],
@@ -65,8 +76,7 @@ def _changed(
     keywords: Mapping[str, Any],
 ) -> tuple[list[Any], dict[str, Any]]:
     """The data and keywords of a call with every embedding changed."""
-    if max(vectors) >= len(data):
-        raise ValueError(f"there are {len(data)} tensors; position {max(vectors)} is none of them.")
+    _check_positions(vectors, data)
     named = {k: change(v) if k in VECTOR_KEYWORDS and v is not None else v
              for k, v in keywords.items()}  # fmt: skip
     return [change(x) if i in vectors else x for i, x in enumerate(data)], named
@@ -76,7 +86,7 @@ def _cut(x: Tensor, size: int, normalize: bool) -> Tensor:
     """The first coordinates; of length 1 where asked for."""
     return unit(x[..., :size], dim=-1) if normalize else x[..., :size]
 
-# %% ../../nbs/losses/91_nested.ipynb #269e3133
+# %% ../../nbs/losses/91_nested.ipynb #f5f08ad7
 def _drawn(choices: Sequence[int], count: int, seed: int, step: int | None) -> list[int]:
     """Some of the choices, the same whenever seed and step are the same."""
     if step is None:
@@ -87,7 +97,15 @@ def _drawn(choices: Sequence[int], count: int, seed: int, step: int | None) -> l
 def _check_count(name: str, count: Any) -> None:
     """Raise a ValueError unless it is a whole number above 0."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name} is {count!r}; expected a whole number above 0, or None for all.")
+        raise ValueError(f"{name} is {count!r}; expected a whole number above 0.")
+
+
+def _checked_positions(vectors: Sequence[int]) -> tuple[int, ...]:
+    """Positions of embeddings, which count from 0."""
+    found = tuple(vectors) if isinstance(vectors, Sequence) else ()
+    if not found or any(not isinstance(i, int) or i < 0 for i in found):
+        raise ValueError(f"vectors are {vectors!r}; expected positions such as (0, 1).")
+    return found
 
 
 def _added(total: dict[str, Any], value: Any, weight: float, suffix: str) -> dict[str, Any]:
@@ -97,7 +115,7 @@ def _added(total: dict[str, Any], value: Any, weight: float, suffix: str) -> dic
         total[f"{name}{suffix}"] = x
     return total
 
-# %% ../../nbs/losses/91_nested.ipynb #61685900
+# %% ../../nbs/losses/91_nested.ipynb #289ebed3
 @dataclass(frozen=True)
 class Matryoshka:
     """A loss over prefixes of embeddings; made by `matryoshka`."""
@@ -119,7 +137,7 @@ class Matryoshka:
         if self.dims_per_step is not None and self.dims_per_step < len(smaller):
             factor = len(smaller) / self.dims_per_step
             smaller = _drawn(smaller, self.dims_per_step, self.seed, step)
-        if "step" in (keywords_of(self.loss) or ()):
+        if takes_step(self.loss):
             keywords["step"] = step
         found = {}
         for size in (largest, *sorted(smaller, reverse=True)):
@@ -140,7 +158,7 @@ def _check_size(size: int, vectors: Sequence[Tensor]) -> None:
                 f"expected at most {x.shape[-1]}."
             )
 
-# %% ../../nbs/losses/91_nested.ipynb #3bb44e09
+# %% ../../nbs/losses/91_nested.ipynb #c0c36eab
 def matryoshka(
     loss: str | Callable,  # Any loss of embeddings, wrapped ones included.
     dims: Sequence[int],  # Sizes, such as (768, 256, 64).
@@ -155,19 +173,21 @@ def matryoshka(
 
     ℓ(e) = Σ_d w_d ℓ(e[:d])
     """
+    if not isinstance(dims, Sequence) or not dims or len(set(dims)) < len(dims):
+        raise ValueError(f"dims are {dims!r}; expected different sizes such as (256, 64).")
+    for size in dims:
+        _check_count("a size of dims", size)
     weights = [1.0] * len(dims) if weights is None else weights
-    if len(weights) != len(dims):
-        raise ValueError(f"there are {len(weights)} weights for {len(dims)} dims; give one each.")
-    if not dims or len(set(dims)) < len(dims) or any(d < 1 for d in dims):
-        raise ValueError(f"dims are {tuple(dims)}; expected different sizes such as (256, 64).")
+    if not isinstance(weights, Sequence) or len(weights) != len(dims):
+        raise ValueError(f"weights are {weights!r}; expected {len(dims)}, one for each size.")
     if dims_per_step is not None:
         _check_count("dims_per_step", dims_per_step)
     loss = find(loss).fn if isinstance(loss, str) else loss
-    vectors = vectors_of(loss) if vectors is None else tuple(vectors)
+    vectors = vectors_of(loss) if vectors is None else _checked_positions(vectors)
     paired = sorted(zip(dims, weights, strict=True), key=lambda pair: -pair[0])
     return Matryoshka(loss, dict(paired), dims_per_step, normalize, seed, vectors)
 
-# %% ../../nbs/losses/91_nested.ipynb #170bab62
+# %% ../../nbs/losses/91_nested.ipynb #f148dc07
 LAYER_WEIGHTS = {
     "uniform": lambda layer: 1.0,
     "linear": lambda layer: 1 / (1 + layer),
@@ -177,7 +197,7 @@ LAYER_WEIGHTS = {
 
 def _layer_divergence(low: Tensor, last: Tensor, real: Tensor, temperature: float) -> Tensor:
     """Mean over real rows of KL(last ‖ low) between the softmaxes of coordinates, times T."""
-    low, last = (torch.where(real[:, None], x, 0.0) for x in (low, last))
+    low, last = (torch.where(real[:, None], as_float(x), 0.0) for x in (low, last))
     target = (last.detach() / temperature).log_softmax(-1)
     found = (low / temperature).log_softmax(-1)
     total = (target.exp() * (target - found)).sum()  # 0 for padded rows
@@ -201,7 +221,7 @@ def _check_layers(vectors: Sequence[Tensor]) -> int:
         )
     return counts.pop()
 
-# %% ../../nbs/losses/91_nested.ipynb #ba3e79ac
+# %% ../../nbs/losses/91_nested.ipynb #8927824f
 @dataclass(frozen=True)
 class AdaptiveLayer:
     """A loss over the layers of an encoder; made by `adaptive_layer`."""
@@ -222,11 +242,12 @@ class AdaptiveLayer:
         return None if known is None else known | {"step"}
 
     def __call__(self, *data, step: int | None = None, **keywords) -> dict[str, Tensor]:
+        _check_positions(self.vectors, data)
         sides = [data[i] for i in self.vectors]
         below = list(range(_check_layers(sides) - 1))
         if self.layers_per_step is not None and self.layers_per_step < len(below):
             below = _drawn(below, self.layers_per_step, self.seed, step)
-        if "step" in (keywords_of(self.loss) or ()):
+        if takes_step(self.loss):
             keywords["step"] = step
         found = self._layer({}, -1, self.last, data, keywords)
         for layer in below:
@@ -245,7 +266,7 @@ class AdaptiveLayer:
         suffix = "@last" if layer < 0 else f"@layer{layer}"
         return _added(found, self.loss(*some, **named), weight, suffix)
 
-# %% ../../nbs/losses/91_nested.ipynb #b534c56e
+# %% ../../nbs/losses/91_nested.ipynb #80be9fc1
 def adaptive_layer(
     loss: str | Callable,  # Any loss of embeddings, wrapped ones included.
     *,
@@ -268,6 +289,6 @@ def adaptive_layer(
     if layers_per_step is not None:
         _check_count("layers_per_step", layers_per_step)
     loss = find(loss).fn if isinstance(loss, str) else loss
-    vectors = vectors_of(loss) if vectors is None else tuple(vectors)
+    vectors = vectors_of(loss) if vectors is None else _checked_positions(vectors)
     return AdaptiveLayer(loss, layers_per_step, last, prior, kl_weight, kl_temperature,
                          weighting, seed, vectors)  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import UnknownName, check_positive, prepare_lists
 
-# %% ../../nbs/losses/79_teacher_scores.ipynb #612a2c80
+# %% ../../nbs/losses/79_teacher_scores.ipynb #b036750b
 def normalize_scores(
     scores: Real[Tensor, "*lists items"],  # Of a teacher, or of a student.
     *,
@@ -38,7 +38,9 @@ def normalize_scores(
         centred = torch.where(where, scores - low, 0.0)
     else:
         count = where.sum(-1, keepdim=True).clamp(min=1)
-        centred = torch.where(where, scores - scores.sum(-1, keepdim=True) / count, 0.0)
+        first = scores.gather(-1, where.int().argmax(-1, keepdim=True))  # exact where all are equal
+        shifted = torch.where(where, scores - first, 0.0)
+        centred = torch.where(where, shifted - shifted.sum(-1, keepdim=True) / count, 0.0)
         squares = centred.square().sum(-1, keepdim=True) / count
         width = torch.where(squares > 0, squares, 1.0).sqrt()
     return centred / torch.where(width > 0, width, 1.0)

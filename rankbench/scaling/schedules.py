@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['SHAPES', 'Schedule', 'number_at']
 
-# %% ../../nbs/scaling/40_schedules.ipynb #bbed9b75
+# %% ../../nbs/scaling/40_schedules.ipynb #49f5185a
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from ..core import UnknownName
 
-# %% ../../nbs/scaling/40_schedules.ipynb #ccc96ca0
+# %% ../../nbs/scaling/40_schedules.ipynb #dd5c74f9
 SHAPES = {
     "linear": lambda x: x,
     "quadratic": lambda x: x * x,
@@ -22,10 +23,10 @@ SHAPES = {
 
 def _check_steps(name: str, steps: Any) -> None:
     """Raise a ValueError unless steps are a whole number, 0 or above."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"{name} is {steps!r}; expected a whole number of steps, 0 or more.")
 
-# %% ../../nbs/scaling/40_schedules.ipynb #b93426ac
+# %% ../../nbs/scaling/40_schedules.ipynb #d729edba
 @dataclass(frozen=True)
 class Schedule:
     """A number that depends on the step, and on nothing else."""
@@ -45,11 +46,17 @@ class Schedule:
                 raise UnknownName("shape of a schedule", str(shape), SHAPES)
         for name in ("delay", "warmup"):
             _check_steps(name, getattr(self, name))
+        for name in ("value", "start") + (("end",) if self.end is not None else ()):
+            if not isinstance(getattr(self, name), Real):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number.")
         if (self.total is None) != (self.end is None):
             raise ValueError(f"total is {self.total} and end is {self.end}; give both or neither.")
         if self.total is None and self.decay is not None:
             raise ValueError(f"decay is {self.decay!r} but there is no end; give total and end.")
-        if self.total is not None and self.total <= self.delay + self.warmup:
+        if self.total is None:
+            return
+        _check_steps("total", self.total)
+        if self.total <= self.delay + self.warmup:
             raise ValueError(
                 f"total is {self.total}; expected more than delay + warmup = "
                 f"{self.delay + self.warmup}, where the way to the end begins."
@@ -65,7 +72,9 @@ class Schedule:
             return self.start + (self.value - self.start) * SHAPES[self.shape](done / self.warmup)
         if self.total is None:
             return self.value
-        done = min((done - self.warmup) / (self.total - self.delay - self.warmup), 1.0)
+        if step >= self.total:
+            return self.end
+        done = (done - self.warmup) / (self.total - self.delay - self.warmup)
         return self.value + (self.end - self.value) * SHAPES[self.decay or self.shape](done)
 
 # %% ../../nbs/scaling/40_schedules.ipynb #41a4bcd9
