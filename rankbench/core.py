@@ -60,18 +60,19 @@ def prepare_lists(
     scores: Float[Tensor, "*lists items"],  # Model scores; higher means more relevant.
     labels: Shaped[Tensor, "..."],  # Relevance grades or teacher scores, one per score.
     where: Shaped[Tensor, "..."] | None = None,  # True for real items, False for padding.
+    name: str = "scores",  # What the caller calls the scores, for errors.
 ) -> tuple[
     Float[Tensor, "*lists items"], Float[Tensor, "*lists items"], Bool[Tensor, "*lists items"]
 ]:  # Scores and labels with padding set to 0, and the mask.
     """Check shapes, upcast halves and silence padded slots."""
     if scores.ndim == 0:
-        raise ValueError("scores has no axis; expected [*lists, items]. Use scores[None].")
-    check_shape("labels", labels, scores.shape, "scores has")
+        raise ValueError(f"{name} has no axis; expected [*lists, items]. Use {name}[None].")
+    check_shape("labels", labels, scores.shape, f"{name} has")
     scores = as_float(scores)
     labels = labels.to(scores.dtype)
     if where is None:
         return scores, labels, torch.ones_like(scores, dtype=torch.bool)
-    check_mask("where", where, scores.shape, "scores has")
+    check_mask("where", where, scores.shape, f"{name} has")
     zero = scores.new_zeros(())
     return torch.where(where, scores, zero), torch.where(where, labels, zero), where
 

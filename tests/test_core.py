@@ -307,3 +307,10 @@ def test_a_loss_beside_its_parts_is_kept():
 def test_what_is_no_loss_is_named(value, message, without_shape_checks):
     with pytest.raises(ValueError, match=message):
         as_components(value)
+
+
+def test_errors_call_scores_what_the_caller_does(without_shape_checks):
+    with pytest.raises(ValueError, match=r"labels has shape \(2,\) but log_probs has \(3,\)"):
+        prepare_lists(torch.zeros(3), torch.zeros(2), None, "log_probs")
+    with pytest.raises(ValueError, match=r"log_probs has no axis; .* Use log_probs\[None\]"):
+        prepare_lists(torch.tensor(1.0), torch.tensor(1.0), None, "log_probs")

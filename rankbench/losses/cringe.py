@@ -90,7 +90,7 @@ def pairwise_cringe_loss(
         raise ValueError(f"alpha is {alpha}; expected 0 or more, such as 1.0.")
     if cringe is not None:
         check_shape("cringe", cringe, log_probs.shape, "log_probs has")
-    log_probs, labels, where = prepare_lists(log_probs, labels, where)
+    log_probs, labels, where = prepare_lists(log_probs, labels, where, "log_probs")
     good, bad = where & (labels > 0), where & (labels <= 0)
     cost = list_cringe(log_probs, good) if cringe is None else cringe.to(log_probs.dtype)
     leads = torch.where(good, log_probs - margin_shift, log_probs) / temperature

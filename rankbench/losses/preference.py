@@ -90,7 +90,7 @@ def dpo_loss(
     if not 0 <= label_smoothing <= 0.5:
         raise ValueError(f"label_smoothing is {label_smoothing}; expected 0 to 0.5, such as 0.1.")
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    rewards, labels, where = prepare_lists(rewards, labels, where)
+    rewards, labels, where = prepare_lists(rewards, labels, where, "log_probs")
     total = preference_costs(variant, rewards, labels, where, beta)
     if label_smoothing:
         flipped = preference_costs(variant, -rewards, labels, where, beta)

@@ -45,7 +45,7 @@ def mmpo_loss(
     """
     check_positive("gamma", gamma)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    rewards, labels, where = prepare_lists(rewards, labels, where)
+    rewards, labels, where = prepare_lists(rewards, labels, where, "log_probs")
     levels = label_levels(labels, "stable" if include_ties else "group")
     order = levels.to(labels.dtype)
     places = torch.arange(1.0, labels.shape[-1] + 1, dtype=labels.dtype, device=labels.device)
@@ -80,7 +80,7 @@ def lipo_loss(
     if gain not in GAINS:
         raise UnknownName("gain", str(gain), GAINS)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    rewards, labels, where = by_rank(*prepare_lists(rewards, labels, where))
+    rewards, labels, where = by_rank(*prepare_lists(rewards, labels, where, "log_probs"))
     weighted_sum = partial(rank_pair_sum, grades=GAINS[gain](labels), where=where, swap=1.0)
     values = weighted_sum(rewards)
     if normalize_weights:

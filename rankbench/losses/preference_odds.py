@@ -58,7 +58,7 @@ def orpo_loss(
     check_positive("beta", beta)
     if not lam >= 0:
         raise ValueError(f"lam is {lam}; expected 0 or more, such as 0.1.")
-    log_probs, labels, where = prepare_lists(log_probs, labels, where)
+    log_probs, labels, where = prepare_lists(log_probs, labels, where, "log_probs")
     good, bad = where & (labels > 0), where & (labels <= 0)
     pairs = good.sum(-1) * bad.sum(-1)
     odds = beta * log_odds(log_probs)
@@ -92,7 +92,7 @@ def asft_loss(
     check_positive("beta", beta)
     if not lam >= 0:
         raise ValueError(f"lam is {lam}; expected 0 or more, such as 1.0.")
-    log_probs, labels, where = prepare_lists(log_probs, labels, where)
+    log_probs, labels, where = prepare_lists(log_probs, labels, where, "log_probs")
     good, bad = where & (labels > 0), where & (labels <= 0)
     odds = beta * log_odds(log_probs)
     values = -lam * (mean_over(logsigmoid(odds), good) + mean_over(logsigmoid(-odds), bad))

@@ -102,7 +102,7 @@ MUTANTS = {
     "lipo": {
         "reference ignored": ("(log_probs, ref_log_probs, beta", "(log_probs, None, beta"),
         "strength fixed": ("ref_log_probs, beta=beta)", "ref_log_probs)"),
-        "not ranked": ("by_rank(*prepare_lists(rewards, labels, where))",
+        "not ranked": ('by_rank(*prepare_lists(rewards, labels, where, "log_probs"))',
                        "prepare_lists(rewards, labels, where)"),
         "sign flipped": ("values = weighted_sum(rewards)", "values = weighted_sum(-rewards)"),
         "gain ignored": ("GAINS[gain](labels)", "labels"),
