@@ -34,6 +34,7 @@ ALLOWED = {
     ("data.collections", "data.pydocs"): "inside load_collection: pydocs is built on this module",
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
+    ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
     ("losses.nested", "losses.combining"): "wrappers know each other",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
     ("losses.angle", "losses.cosent"): "AnglE is CoSENT on another similarity",
