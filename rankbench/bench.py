@@ -10,7 +10,7 @@ __all__ = ['SAMPLE', 'SHAPES', 'CASES', 'TOLERANCE', 'LENGTHS', 'CLAIMS', 'SLACK
            'run_bench', 'start_record', 'save_bench', 'read_bench', 'bench_table', 'slope', 'claimed_slope',
            'growth_of', 'run_growth', 'growth_table', 'plot_bench']
 
-# %% ../nbs/training/50_bench.ipynb #4b8c1b38
+# %% ../nbs/training/50_bench.ipynb #e42466d5
 import json
 import math
 import os
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .cards import LossCard, cards, find
+from .checks import LISTS
 from .core import UnknownName
 from .peers import LONGEST, PEERS, Peer, installed, make_peer, torch_step
 from .records import provenance, write_json
@@ -526,7 +527,10 @@ def growth_of(
     cubic, tables = "n³" in (card.time, card.memory), card.memory.startswith("n²")
     factor, shorter = (8, 8) if cubic else (4, 4) if tables else (4, 1)
     for n in [n // shorter for n in lengths]:
-        step = our_step(case, random_lists(1, n, labels=card.labels, padding=0.0))
+        lists = random_lists(1, n, labels=card.labels, padding=0.0)
+        if card.signature == "log_probs":
+            lists = replace(lists, scores=-0.1 - lists.scores.abs())
+        step = our_step(case, lists)
         step()
         costs["memory"].append(peak_bytes(step))
         if timed:
@@ -550,7 +554,7 @@ def _growth_row(loss: str, what: str, claim: str, lengths: list[int], costs: lis
 
 # %% ../nbs/training/50_bench.ipynb #09658a33
 def run_growth(
-    names: Sequence[str] | None = None,  # Losses on scores; all if None.
+    names: Sequence[str] | None = None,  # Losses of lists; all if None.
     lengths: Sequence[int] = LENGTHS,
     output: str | Path | None = None,
     progress: bool = False,
@@ -560,7 +564,7 @@ def run_growth(
     from tqdm import tqdm
 
     chosen = [find(n) for n in names] if names else cards()
-    chosen = [c for c in chosen if c.signature == "scores"]
+    chosen = [c for c in chosen if c.signature in LISTS]
     record = start_record("growth", {}, [], [(1, n) for n in lengths], rounds=3)
     with one_thread(), tqdm(chosen, "growth", disable=not progress) as bar:
         try:
