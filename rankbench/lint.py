@@ -127,6 +127,11 @@ class Case:
         """As the card says, or as the names of the tensors suggest."""
         return self.card.signature if self.card is not None else _guessed(self.tensors)
 
+    @cached_property
+    def lists(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The lists of scores that are ranked, for the rules that look at them."""
+        return _lists_of(self)
+
     @property
     def moving(self) -> tuple[str, ...]:
         """The tensors that a gradient flows to."""
@@ -312,7 +317,7 @@ def _ranking(case: Case) -> Lists | None:
     """The lists of a loss that learns from differences between items."""
     if case.card is not None and case.card.family == "pointwise":
         return None
-    return _lists_of(case)
+    return case.lists
 
 
 def _often(
@@ -369,7 +374,7 @@ def _constant_labels(case: Case):
        "Higher labels must be better and higher scores more relevant: negate distances and "
        "ranks.")  # fmt: skip
 def _labels_reversed(case: Case):
-    lists = _lists_of(case)
+    lists = case.lists
     if lists is None or case.signature in ("embeddings", "guided"):
         return None
     scores, labels, where = lists
@@ -388,7 +393,7 @@ def _labels_reversed(case: Case):
 @_rule("warning", "A softmax of probabilities is nearly flat, a sigmoid of them lies between 0.5 "
        "and 0.73: the loss cannot fall.", "Give logits, before softmax or sigmoid.")  # fmt: skip
 def _probabilities(case: Case):
-    lists = _lists_of(case)
+    lists = case.lists
     if lists is None or case.signature != "scores":
         return None
     scores, labels, where = lists
@@ -416,7 +421,7 @@ def _least_within(case: Case) -> float | None:
         return None
     if "zero_at_perfect" not in case.card.laws:
         return None
-    _, labels, where = _lists_of(case)
+    _, labels, where = case.lists
     low = torch.where(where, labels, torch.inf).amin(-1, keepdim=True)
     best = torch.where(where, labels - low, 0.0) / _spread(labels, where).clamp(min=1e-9)[:, None]
     shape = case.tensors["scores"].shape
@@ -432,8 +437,15 @@ def _teacher(case: Case) -> tuple[Tensor, Tensor, float] | None:
     found = [case.setting(n) for n in names if n in case.card.settings]
     if not found:
         return None
-    _, labels, where = _lists_of(case)
+    _, labels, where = case.lists
     return labels, where, float(next((t for t in found if t is not None), 1.0))
+
+
+def _another_temperature(which: str, scores: Tensor) -> dict[str, str]:
+    """What to do about a teacher that is too sure, or not sure enough."""
+    scale = float(scores.std())
+    fix = f"Divide by a {which} temperature; the standard deviation is {scale:.3g}."
+    return {"level": "warning", "fix": fix}
 
 
 @_rule("warning", "The softmax of such a teacher is a hard label: the order of the others is "
@@ -446,10 +458,7 @@ def _saturated_teacher(case: Case):
     long = where.sum(-1) >= 4
     top = torch.where(where, labels / temperature, -torch.inf).softmax(-1).amax(-1)
     seen = _often((top > 0.99) & long, long, "have more than 0.99 of the teacher on one item", 0.2)
-    if seen:
-        scale = float(labels[where].std())
-        fix = f"Divide by a larger temperature; the standard deviation is {scale:.3g}."
-        return seen | {"level": "warning", "fix": fix}
+    return seen and seen | _another_temperature("larger", labels[where])
 
 
 @_rule("warning", "A flat teacher says that all items are alike.", "")
@@ -463,10 +472,7 @@ def _flat_teacher(case: Case):
     entropy = -torch.xlogy(p, p).sum(-1)
     flat = (entropy > 0.99 * count.clamp(min=2).log()) & (_spread(labels, where) > 0)
     seen = _often(flat, count >= 2, "have a teacher that is nearly uniform", 0.2)
-    if seen:
-        scale = float(labels[where].std())
-        fix = f"Divide by a smaller temperature; the standard deviation is {scale:.3g}."
-        return seen | {"level": "warning", "fix": fix}
+    return seen and seen | _another_temperature("smaller", labels[where])
 
 
 @_rule("warning", "Where differences are copied, the wider of the two decides the loss.",
@@ -474,7 +480,7 @@ def _flat_teacher(case: Case):
 def _teacher_scale(case: Case):
     if case.card is None or case.card.labels != "teacher" or case.signature != "scores":
         return None
-    scores, labels, where = _lists_of(case)
+    scores, labels, where = case.lists
     if not where.any() or _teacher(case) is not None:
         return None
     a, b = (float(_spread(x, where).mean()) for x in (scores, labels))
@@ -501,7 +507,7 @@ def _temperature(case: Case):
         if not 0.005 <= value <= 0.5:
             return {"what": f"temperature {value:g} with cosines, which differ by 2 at most"}
         return None
-    lists = _lists_of(case)
+    lists = case.lists
     if lists is None:
         return None
     spread = float(lists[0][lists[2]].std()) / value
@@ -526,7 +532,7 @@ def _unnormalised(case: Case):
 @_rule("warning", "The same text is the answer and a wrong answer: its loss cannot reach 0.",
        "")  # fmt: skip
 def _duplicates(case: Case):
-    lists = _lists_of(case)
+    lists = case.lists
     if lists is None or case.signature not in ("embeddings", "guided"):
         return None
     _, labels, where = lists
@@ -548,7 +554,7 @@ def _duplicates(case: Case):
        "model that has learned nothing yet.",
        "Look at some; exclude those above the positive's score, or use a guide.")  # fmt: skip
 def _false_negatives(case: Case):
-    lists = _lists_of(case)
+    lists = case.lists
     if lists is None or case.signature not in ("embeddings", "guided") or case.untrained:
         return None
     scores, labels, where = lists
@@ -650,7 +656,7 @@ def _direction(case: Case):
     claimed = case.card is None or "pulls_up_positives" in case.card.laws
     if case.signature not in ("scores", "log_probs") or not claimed:
         return None
-    scores, labels, where = _lists_of(case)
+    scores, labels, where = case.lists
     best = torch.where(where, labels, -torch.inf).argmax(-1, keepdim=True)
     wrong = (where.sum(-1) > 1) & (_spread(labels, where) > 0)
     # A loss without a card may have its minimum at the labels: it is asked at equal scores too.
@@ -733,7 +739,7 @@ def _known_good(case: Case) -> list[dict[str, Tensor]]:
 def _tiny_batch(case: Case):
     few = _first_rows(case, 8)
     values, found = _by_heart(few)
-    lists = _lists_of(few.with_tensors(**found))
+    lists = few.with_tensors(**found).lists
     if min(values[1:]) > values[0] + 1e-9 * (1 + abs(values[0])) and not _falls(few):
         return {"what": f"60 steps lift the loss from {values[0]:.4g} to {values[-1]:.4g}"}
     if lists is None or case.signature == "slots" or "relevance" in case.tensors:

@@ -20,7 +20,14 @@ from torch.nn.functional import normalize as unit
 
 from ..cards import Loss, find
 from ..core import UnknownName, as_components, as_float, check_positive
-from .combining import Scheduled, Selected, WeightedSum, keywords_of, takes_step
+from rankbench.losses.combining import (
+    Scheduled,
+    Selected,
+    WeightedSum,
+    keywords_and_step,
+    resolved,
+    takes_step,
+)
 from ..scaling.schedules import number_at
 
 # %% ../../nbs/losses/91_nested.ipynb #d723b0a3
@@ -76,7 +83,6 @@ def _changed(
     keywords: Mapping[str, Any],
 ) -> tuple[list[Any], dict[str, Any]]:
     """The data and keywords of a call with every embedding changed."""
-    _check_positions(vectors, data)
     named = {k: change(v) if k in VECTOR_KEYWORDS and v is not None else v
              for k, v in keywords.items()}  # fmt: skip
     return [change(x) if i in vectors else x for i, x in enumerate(data)], named
@@ -129,11 +135,12 @@ class Matryoshka:
 
     @property
     def keywords_understood(self) -> frozenset[str] | None:
-        known = keywords_of(self.loss)
-        return None if known is None else known | {"step"}
+        return keywords_and_step(self.loss)
 
     def __call__(self, *data, step: int | None = None, **keywords) -> dict[str, Tensor]:
         (largest, *smaller), factor = self.weights, 1.0
+        _check_positions(self.vectors, data)
+        _check_size(largest, [data[i] for i in self.vectors])
         if self.dims_per_step is not None and self.dims_per_step < len(smaller):
             factor = len(smaller) / self.dims_per_step
             smaller = _drawn(smaller, self.dims_per_step, self.seed, step)
@@ -141,7 +148,6 @@ class Matryoshka:
             keywords["step"] = step
         found = {}
         for size in (largest, *sorted(smaller, reverse=True)):
-            _check_size(size, [data[i] for i in self.vectors if i < len(data)])
             cut = partial(_cut, size=size, normalize=self.normalize)
             some, named = _changed(cut, self.vectors, data, keywords)
             weight = number_at(self.weights[size], step, f"the weight of size {size}")
@@ -182,7 +188,7 @@ def matryoshka(
         raise ValueError(f"weights are {weights!r}; expected {len(dims)}, one for each size.")
     if dims_per_step is not None:
         _check_count("dims_per_step", dims_per_step)
-    loss = find(loss).fn if isinstance(loss, str) else loss
+    loss = resolved(loss)
     vectors = vectors_of(loss) if vectors is None else _checked_positions(vectors)
     paired = sorted(zip(dims, weights, strict=True), key=lambda pair: -pair[0])
     return Matryoshka(loss, dict(paired), dims_per_step, normalize, seed, vectors)
@@ -238,8 +244,7 @@ class AdaptiveLayer:
 
     @property
     def keywords_understood(self) -> frozenset[str] | None:
-        known = keywords_of(self.loss)
-        return None if known is None else known | {"step"}
+        return keywords_and_step(self.loss)
 
     def __call__(self, *data, step: int | None = None, **keywords) -> dict[str, Tensor]:
         _check_positions(self.vectors, data)
@@ -288,7 +293,7 @@ def adaptive_layer(
     check_positive("kl_temperature", kl_temperature, such_as=0.3)
     if layers_per_step is not None:
         _check_count("layers_per_step", layers_per_step)
-    loss = find(loss).fn if isinstance(loss, str) else loss
+    loss = resolved(loss)
     vectors = vectors_of(loss) if vectors is None else _checked_positions(vectors)
     return AdaptiveLayer(loss, layers_per_step, last, prior, kl_weight, kl_temperature,
                          weighting, seed, vectors)  # fmt: skip

@@ -176,6 +176,7 @@ class PairLoss(torch.nn.Module):
     ):
         super().__init__()
         self.encoder, self.loss, self.norms = encoder, loss_of_pairs(loss, temperature), norms
+        self.known = keywords_of(self.loss) or frozenset()
 
     def forward(
         self,
@@ -192,8 +193,8 @@ class PairLoss(torch.nn.Module):
         if negatives is not None:
             hard = self.encoder(**negatives).view(*negatives_where.shape, -1)
             keywords |= {"negatives": hard, "negatives_where": negatives_where}
-        known = keywords_of(self.loss) or ()
-        values = as_components(self.loss(q, d, **{k: v for k, v in keywords.items() if k in known}))
+        keywords = {k: v for k, v in keywords.items() if k in self.known}
+        values = as_components(self.loss(q, d, **keywords))
         if self.norms and q.requires_grad:
             weights = self.loss.weights(step) if isinstance(self.loss, WeightedSum) else None
             found = gradient_norms(values, [q, d], weights)
