@@ -17,7 +17,7 @@ def requirements(key):
 
 
 lib = settings["lib_path"]
-extras = {name: requirements(f"{name}_requirements") for name in ("hub", "dev", "peers")}
+extras = {name: requirements(f"{name}_requirements") for name in ("hub", "lora", "dev", "peers")}
 setup(
     name=settings["lib_name"],
     version=settings["version"],

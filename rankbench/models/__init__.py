@@ -1,5 +1,6 @@
 """Encoders: text in, unit vectors out."""
 
-from rankbench.models.bi_encoder import BiEncoder, Encoder, StaticEncoder, load_encoder
+from rankbench.models.base import Encoder, Reranker
+from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder
 
-__all__ = ["BiEncoder", "Encoder", "StaticEncoder", "load_encoder"]
+__all__ = ["BiEncoder", "Encoder", "Reranker", "StaticEncoder", "load_encoder"]

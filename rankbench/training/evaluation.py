@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core import UnknownName
 from ..data.collections import Collection, Judgments
-from ..models.bi_encoder import Encoder
+from ..models.base import Encoder
 
 # %% ../../nbs/training/20_evaluation.ipynb #eadb1baf
 Run = dict[str, dict[str, float]]  # query id → document id → score
@@ -53,7 +53,8 @@ def dense_run(
 ) -> Run:
     """Exact search by inner product over every document."""
     ids = list(documents)
-    corpus, asked = encoder.encode(list(documents.values())), encoder.encode(list(queries.values()))
+    corpus = encoder.encode(list(documents.values()))
+    asked = encoder.encode(list(queries.values()), role="query")
     run: Run = {}
     for start in range(0, len(asked), block):
         scores, found = (asked[start : start + block] @ corpus.T).topk(min(depth, len(ids)), -1)

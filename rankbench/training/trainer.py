@@ -21,7 +21,7 @@ from ..cards import LossCard, cards, find
 from ..core import UnknownName, as_components
 from ..data.collections import Collection, positive_pairs, training_documents
 from ..losses.combining import WeightedSum, gradient_norms, keywords_of
-from ..models.bi_encoder import Encoder
+from ..models.base import Encoder
 from .evaluation import bm25_run, dense_run, evaluate
 
 # %% ../../nbs/training/10_trainer.ipynb #a369fdec
@@ -187,7 +187,7 @@ class PairLoss(torch.nn.Module):
         negatives_where: Tensor | None = None,  # [B, K]
         step: int | None = None,  # For schedules.
     ) -> dict[str, Tensor]:  # "loss", its parts, and "norm of ..." where asked for.
-        q, d = self.encoder(**queries), self.encoder(**documents)
+        q, d = self.encoder(**queries, role="query"), self.encoder(**documents)
         own = torch.eye(len(q), dtype=torch.bool, device=q.device)
         keywords = {"exclude": (grades[:, : len(q)] > 0) & ~own, "grades": grades, "step": step}
         if negatives is not None:
