@@ -261,16 +261,20 @@ def compare(args) -> int:
         )  # fmt: skip
     collection = Path(recipe.collection).name
     kind = "" if recipe.task == "retrieval" else f"{recipe.task}-"
-    folder = Path(args.output or f"results/{kind}{collection}-{recipe.digest[:6]}")
+    name = collection.replace(",", "-")
+    folder = Path(args.output or f"results/{kind}{name}-{recipe.digest[:6]}")
     transformers.logging.disable_progress_bar()  # one bar is enough
     progress = not args.json and sys.stderr.isatty() or args.progress
-    comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
-    for note in comparison.collection.notes:
-        print(note, file=sys.stderr)
+    several, devices = split_list(recipe.collection), split_list(args.devices or "")
     try:
-        record = run_comparison(comparison, args.jobs, split_list(args.devices or ""))
+        if len(several) > 1:
+            return compare_several(recipe, several, folder, args, progress, devices)
+        comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
+        for note in comparison.collection.notes:
+            print(note, file=sys.stderr)
+        record = run_comparison(comparison, args.jobs, devices)
     except KeyboardInterrupt:
-        done = len(list((folder / "units").glob("*.json")))
+        done = len(list(folder.glob("**/units/*.json")))
         print(f"\ninterrupted; {done} finished units are kept in {folder}.\n"
               "Repeat the command with --resume to go on.", file=sys.stderr)  # fmt: skip
         return 130
@@ -284,6 +288,31 @@ def compare(args) -> int:
     for note in record["notes"]:
         print(note)
     print(f"Report: {folder / 'report.html'}")
+    return 0
+
+
+def compare_several(recipe, names, folder, args, progress, devices) -> int:
+    """The same comparison on several collections, and one table."""
+    from rankbench.training.several_collections import compare_on
+
+    suite = compare_on(recipe, names, folder, resume=args.resume, progress=progress,
+                       jobs=args.jobs, devices=devices)  # fmt: skip
+    if args.json:
+        print(json.dumps(suite, indent=1, ensure_ascii=False))
+        return 0
+    columns = [*suite["collections"], "average"]
+    rows = [
+        {"system": r["system"], **{c: f"{r[c]:.3f}" for c in columns}, "wins": r["wins"] or "",
+         "p": p_text(r["p"])}
+        for r in suite["systems"]
+    ]  # fmt: skip
+    print(table(rows, right=[*columns, "wins", "p"]))
+    first = suite["systems"][0]["system"]
+    print(f"\n{suite['measure']}; every collection counts the same. wins: collections on which a "
+          f"system beats\n{first}. p: of the averages, paired, Holm-corrected.")  # fmt: skip
+    for note in suite["notes"]:
+        print(note)
+    print(f"A report for each collection: {folder}/*/report.html")
     return 0
 
 
@@ -454,7 +483,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--losses", metavar="A,B,...",
                      help="losses, the first is compared against; all: every one that fits "
                      f"(default: {LOSSES['retrieval']}; letor: {LOSSES['letor']})")  # fmt: skip
-    sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder (default: pydocs)")
+    sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder, or several "
+                     "with commas between (default: pydocs)")  # fmt: skip
     sub.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: %(default)s)")
     sub.add_argument("--model", help="static, a folder with a transformer, or a hub name; "
                      "letor: linear, or hidden sizes such as 64-32")  # fmt: skip

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..data.collections import Collection
 from ..data.features import FeatureData
-from ..recipes import Recipe, settings_to_try
+from ..recipes import Recipe, settings_to_try, system_of
 from ..records import PeakMemory, peak_memory, provenance, write_json
 from rankbench.training.evaluation import (
     bootstrap_interval,
@@ -93,7 +93,7 @@ def prepare_output(
             "make room or choose another --output."
         )
 
-# %% ../../nbs/training/30_comparing.ipynb #94d011b6
+# %% ../../nbs/training/30_comparing.ipynb #95754f71
 @dataclass
 class Comparison:
     """A comparison of losses in a folder."""
@@ -102,7 +102,9 @@ class Comparison:
     folder: Path
     resume: bool = False
     progress: bool = False  # Show a progress bar with the time left.
-    collection: Collection | FeatureData = field(default=None, repr=False)  # None: by its name.
+    collection: Collection | FeatureData | None = field(
+        default=None, repr=False
+    )  # None: by its name.
 
     def __post_init__(self):
         self.folder = Path(self.folder)
