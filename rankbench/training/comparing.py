@@ -24,7 +24,7 @@ from typing import Any
 
 from ..data.collections import Collection
 from ..data.features import FeatureData
-from ..recipes import Recipe, settings_to_try, system_of
+from ..recipes import Recipe, settings_to_try
 from ..records import PeakMemory, peak_memory, provenance, write_json
 from rankbench.training.evaluation import (
     bootstrap_interval,
