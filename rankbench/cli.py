@@ -308,8 +308,8 @@ def compare_several(recipe, names, folder, args, progress, devices) -> int:
     ]  # fmt: skip
     print(table(rows, right=[*columns, "wins", "p"]))
     first = suite["systems"][0]["system"]
-    print(f"\n{suite['measure']}; every collection counts the same. wins: collections on which a "
-          f"system beats\n{first}. p: of the averages, paired, Holm-corrected.")  # fmt: skip
+    print(f"\n{suite['measure']}; every collection counts the same. p: of the averages, paired,\n"
+          f"Holm-corrected. wins: collections on which a system beats {first}.")  # fmt: skip
     for note in suite["notes"]:
         print(note)
     print(f"A report for each collection: {folder}/*/report.html")
