@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import re
 import string
 import sys
 import textwrap
@@ -160,7 +161,10 @@ def comparison_text(record: dict) -> str:
             "95 % interval": f"{lost}/{s['seeds']} diverged" if lost else interval, "p": p_text(s["p"]),
             "rate": f"{s['rate']:g}" if trained else "", "temp": f"{s['temperature']:g}" if trained else "",
             "sec": f"{s['seconds']:.0f}" if trained else "", "steps": s["steps"] if trained else "",
+            "MiB": s.get("peak_mib") or "",
         })  # fmt: skip
+    if not any(row["MiB"] for row in rows):  # records from before memory was measured
+        rows = [{k: v for k, v in row.items() if k != "MiB"} for row in rows]
     numbers = [c for c in rows[0] if c != "system"]
     return table(rows, right=numbers)
 
@@ -181,11 +185,26 @@ def named_losses(text: str | None, task: str) -> tuple[str, ...]:
     from rankbench.training.comparing import KINDS
     from rankbench.training.tasks import fitting_losses
 
-    names = [name.strip() for name in (text or LOSSES[task]).split(",")]
+    names = split_list(text or LOSSES[task])
     found = [
         n for name in names for n in (fitting_losses(KINDS[task]) if name == "all" else [name])
     ]
-    return tuple(dict.fromkeys(find(name).name for name in found))
+    return tuple(dict.fromkeys(system_text(name) for name in found))
+
+
+def split_list(text: str) -> list[str]:
+    """The entries of a comma-separated list; commas in parentheses belong to an entry."""
+    return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
+
+
+def system_text(entry: str) -> str:
+    """An entry of a comparison in one spelling; a wrong loss is an error here."""
+    from rankbench.losses.specs import build_loss
+
+    loss, at, model = (part.strip() for part in entry.partition("@"))
+    built = build_loss(loss)
+    loss = built if isinstance(built, str) else " ".join(loss.split())
+    return f"{loss} @ {model}" if at else loss
 
 
 def parsed_settings(texts: Sequence[str]) -> dict[str, object]:
@@ -238,19 +257,24 @@ def compare(args) -> int:
             batch_size=args.batch_size, rates=numbers("--rates", args.rates), seeds=args.seeds,
             temperatures=numbers("--temperatures", args.temperatures), hard_negatives=args.hard_negatives,
             measures=args.metrics and tuple(args.metrics.split(",")), depth=args.depth,
+            search=args.search, trials=args.trials,
         )  # fmt: skip
     collection = Path(recipe.collection).name
     kind = "" if recipe.task == "retrieval" else f"{recipe.task}-"
-    folder = Path(args.output or f"results/{kind}{collection}-{recipe.digest[:6]}")
+    name = collection.replace(",", "-")
+    folder = Path(args.output or f"results/{kind}{name}-{recipe.digest[:6]}")
     transformers.logging.disable_progress_bar()  # one bar is enough
     progress = not args.json and sys.stderr.isatty() or args.progress
-    comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
-    for note in comparison.collection.notes:
-        print(note, file=sys.stderr)
+    several, devices = split_list(recipe.collection), split_list(args.devices or "")
     try:
-        record = run_comparison(comparison)
+        if len(several) > 1:
+            return compare_several(recipe, several, folder, args, progress, devices)
+        comparison = Comparison(recipe, folder, resume=args.resume, progress=progress)
+        for note in comparison.collection.notes:
+            print(note, file=sys.stderr)
+        record = run_comparison(comparison, args.jobs, devices)
     except KeyboardInterrupt:
-        done = len(list((folder / "units").glob("*.json")))
+        done = len(list(folder.glob("**/units/*.json")))
         print(f"\ninterrupted; {done} finished units are kept in {folder}.\n"
               "Repeat the command with --resume to go on.", file=sys.stderr)  # fmt: skip
         return 130
@@ -264,6 +288,31 @@ def compare(args) -> int:
     for note in record["notes"]:
         print(note)
     print(f"Report: {folder / 'report.html'}")
+    return 0
+
+
+def compare_several(recipe, names, folder, args, progress, devices) -> int:
+    """The same comparison on several collections, and one table."""
+    from rankbench.training.several_collections import compare_on
+
+    suite = compare_on(recipe, names, folder, resume=args.resume, progress=progress,
+                       jobs=args.jobs, devices=devices)  # fmt: skip
+    if args.json:
+        print(json.dumps(suite, indent=1, ensure_ascii=False))
+        return 0
+    columns = [*suite["collections"], "average"]
+    rows = [
+        {"system": r["system"], **{c: f"{r[c]:.3f}" for c in columns}, "wins": r["wins"] or "",
+         "p": p_text(r["p"])}
+        for r in suite["systems"]
+    ]  # fmt: skip
+    print(table(rows, right=[*columns, "wins", "p"]))
+    first = suite["systems"][0]["system"]
+    print(f"\n{suite['measure']}; every collection counts the same. p: of the averages, paired,\n"
+          f"Holm-corrected. wins: collections on which a system beats {first}.")  # fmt: skip
+    for note in suite["notes"]:
+        print(note)
+    print(f"A report for each collection: {folder}/*/report.html")
     return 0
 
 
@@ -434,7 +483,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--losses", metavar="A,B,...",
                      help="losses, the first is compared against; all: every one that fits "
                      f"(default: {LOSSES['retrieval']}; letor: {LOSSES['letor']})")  # fmt: skip
-    sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder (default: pydocs)")
+    sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder, or several "
+                     "with commas between (default: pydocs)")  # fmt: skip
     sub.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: %(default)s)")
     sub.add_argument("--model", help="static, a folder with a transformer, or a hub name; "
                      "letor: linear, or hidden sizes such as 64-32")  # fmt: skip
@@ -443,6 +493,12 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--rates", metavar="R,...", help="learning rates to try on dev")
     sub.add_argument("--temperatures", metavar="T,...", help="temperatures to try on dev; "
                      "letor: multiples of the loss's own")  # fmt: skip
+    sub.add_argument("--search", help="grid, or random: draws between the smallest and the largest "
+                     "rate and temperature (default: grid)")  # fmt: skip
+    sub.add_argument("--trials", type=int, metavar="N", help="draws per system of a random search")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N",
+                     help="runs at once, each in a process (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--devices", metavar="0,1,...", help="GPUs that the processes share")
     sub.add_argument("--depth", type=int, help="documents per query: retrieved, or described")
     sub.add_argument("--seeds", type=int, help="runs at the chosen setting")
     sub.add_argument("--hard-negatives", type=int, metavar="K", help="BM25 negatives per query")

@@ -4,12 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny import make_collection
 
 from rankbench.cards import cards
-from rankbench.cli import comparison_text, main
+from rankbench.cli import comparison_text, main, split_list
 from rankbench.data.collections import write_beir
 
 NAMES = [c.name for c in cards()]
@@ -190,6 +191,25 @@ def test_a_diverged_loss_is_said_in_the_table():
            "seeds": 3, "temperature": 1.0, "seconds": 1.0, "steps": 5, "diverged": 2}  # fmt: skip
     text = comparison_text({"recipe": {"measures": ["nDCG@10"]}, "systems": [row]})
     assert "2/3 diverged" in text
+
+
+def test_compare_takes_several_collections(capsys, folder, tmp_path):
+    from rankbench.data.collections import read_beir, write_beir
+
+    write_beir(read_beir(folder), tmp_path / "second")
+    both = f"{folder},{tmp_path / 'second'}"
+    status, out, _ = run(capsys, "compare", "--collection", both, *SMALL, "--output",
+                         tmp_path / "runs")  # fmt: skip
+    lines = out.splitlines()
+    assert status == 0 and "average" in lines[0] and max(map(len, lines[:-1])) < 81
+    suite = json.loads((tmp_path / "runs" / "suite.json").read_text())
+    assert suite["collections"] == [Path(folder).name, "second"]
+    assert all(r["average"] == pytest.approx(r["second"]) for r in suite["systems"])
+
+
+def test_a_list_may_hold_commas_in_parentheses():
+    entries = ["infonce", "kl(temperature=2,teacher_temperature=3) @ some/model", "ranknet"]
+    assert split_list(", ".join(entries)) == entries
 
 
 def test_compare_reads_a_recipe(capsys, folder, tmp_path):

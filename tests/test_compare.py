@@ -4,6 +4,8 @@ import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import make_collection
 
 from rankbench.core import UnknownName
@@ -31,7 +33,7 @@ def test_the_folder_holds_everything(finished):
                      "report.html"}  # fmt: skip
     assert {p.name for p in (comparison.folder / "figures").iterdir()} == {
         f"{name}.{kind}"
-        for name in ("systems", "tuning", "curves", "differences")
+        for name in ("systems", "tuning", "curves", "differences", "pareto")
         for kind in ("svg", "png")
     }
     assert len(list((comparison.folder / "runs").iterdir())) == 2 * 2 + 1 + 2
@@ -43,7 +45,7 @@ def test_the_report_needs_nothing_else(finished):
     assert not re.search(r"""(src|href)=["'](?!#|data:)""", text.replace("xlink:href", "xlink"))
     assert "<link" not in text and "<script" not in text
     assert all(f"<td>{s['system']}</td>" in text for s in finished[1]["systems"])
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
 
 
 def test_rows_are_losses_then_baselines(finished):
@@ -80,6 +82,11 @@ def test_resuming_repeats_nothing(finished, monkeypatch):
     assert run_comparison(again)["systems"] == record["systems"]
 
 
+def quality(rows):
+    """What does not depend on the machine."""
+    return [{k: v for k, v in r.items() if k not in ("seconds", "peak_mib", "costs")} for r in rows]
+
+
 def test_an_interrupted_comparison_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
     run_unit, count = comparing.run_unit, iter(range(100))
 
@@ -93,7 +100,6 @@ def test_an_interrupted_comparison_ends_as_if_it_had_not_been(finished, tmp_path
         run_comparison(Comparison(RECIPE, tmp_path / "run", collection=make_collection()))
     assert len(list((tmp_path / "run" / "units").iterdir())) == 5
     resumed = Comparison(RECIPE, tmp_path / "run", resume=True, collection=make_collection())
-    quality = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]  # noqa: E731
     assert quality(run_comparison(resumed)["systems"]) == quality(finished[1]["systems"])
 
 
@@ -196,3 +202,53 @@ def test_an_edited_record_is_refused(finished, tmp_path):
     write_json(tmp_path / "record.json", {"recipe": {}})
     with pytest.raises(ValueError, match="is no record: it lacks digest, provenance, systems"):
         read_record(tmp_path / "record.json")
+
+
+def test_several_processes_measure_what_one_does(finished, tmp_path):
+    recipe = replace(RECIPE, rates=(0.003,), seeds=1)
+    results = [
+        run_comparison(Comparison(recipe, tmp_path / name, collection=make_collection()), jobs)
+        for name, jobs in (("one", 1), ("two", 2))
+    ]
+    one, two = (quality(r["systems"]) for r in results)
+    for a, b in zip(one, two, strict=True):
+        assert {k: b[k] for k in a if not isinstance(a[k], float)} == {
+            k: v for k, v in a.items() if not isinstance(v, float)
+        }
+        assert b["nDCG@10"] == pytest.approx(a["nDCG@10"], abs=0.02)
+
+
+def test_a_random_search_spends_its_budget(tmp_path):
+    recipe = replace(RECIPE, search="random", trials=3, temperatures=(0.02, 0.2), seeds=1)
+    comparison = Comparison(recipe, tmp_path / "run", collection=make_collection())
+    record = run_comparison(comparison)
+    tuned = [u["unit"] for u in record["units"] if u["unit"]["role"] == "tune"]
+    assert [u["system"] for u in tuned].count("infonce") == 3 == len({u["rate"] for u in tuned})
+    assert "random" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"search": "randon"}, "did you mean random"), ({"search": "random"}, "needs trials above 0"),
+     ({"trials": 3}, "a grid none")],
+)  # fmt: skip
+def test_impossible_searches_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **change)
+
+
+POINTS = st.tuples(*[st.integers(0, 9).map(float)] * 2)
+
+
+@given(st.lists(POINTS, max_size=12))
+def test_the_front_holds_what_nobody_beats(points):
+    def beaten(a, b):
+        return b[0] <= a[0] and b[1] >= a[1] and a != b
+
+    expected = {p for p in points if not any(beaten(p, other) for other in points)}
+    assert {points[i] for i in comparing.pareto_front(points)} == expected
+
+
+def test_old_recipes_keep_their_digest(root):
+    for path in sorted((root / "data" / "results" / "compare").glob("*.json")):
+        assert read_record(path)["digest"] == json.loads(path.read_text())["digest"]

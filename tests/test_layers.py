@@ -36,6 +36,7 @@ ALLOWED = {
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
     ("losses.nested", "losses.combining"): "wrappers know each other",
+    ("losses.specs", "losses.combining"): "a written loss is a weighted sum",
     ("losses.neural_ndcg", "losses.sorting"): "NeuralNDCG balances the matrix of NeuralSort",
     ("losses.angle", "losses.cosent"): "AnglE is CoSENT on another similarity",
     ("losses.conan", "losses.contrastive"): "Conan is InfoNCE plus CoSENT",

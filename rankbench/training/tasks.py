@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Unit', 'Outcome', 'Task', 'fitting_losses', 'RetrievalTask']
 
-# %% ../../nbs/training/25_tasks.ipynb #ad9c83b9
+# %% ../../nbs/training/25_tasks.ipynb #b38c8957
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..cards import LossCard, cards
@@ -19,7 +20,7 @@ from ..recipes import Recipe
 from .evaluation import Run, bm25_run
 from .trainer import Curve, PairData, check_trainable, train
 
-# %% ../../nbs/training/25_tasks.ipynb #574da99b
+# %% ../../nbs/training/25_tasks.ipynb #fab75d6f
 @dataclass(frozen=True)
 class Unit:
     """One training run of a comparison, or a baseline."""
@@ -35,7 +36,8 @@ class Unit:
         if self.role == "baseline":
             return f"{self.system}-{self.seed}" if self.seed else self.system
         setting = f"rate{self.rate:g}-temperature{self.temperature:g}-seed{self.seed}"
-        return f"{self.role}-{self.system}-{setting}"
+        plain = re.sub(r"[^\w.+*@-]+", "_", self.system)  # an expression, a path
+        return f"{self.role}-{plain}-{setting}"
 
     @property
     def split(self) -> str:
@@ -50,6 +52,7 @@ class Outcome:
     run: Run  # Empty for tune units: their value is the last of the curve.
     curve: Curve | None = None  # None for baselines.
     note: str = ""  # What a reader should know, such as the feature that was chosen.
+    costs: dict[str, float] = field(default_factory=dict)  # Name with unit → value.
 
     @property
     def diverged(self) -> bool:
