@@ -154,7 +154,7 @@ class FeatureData:
             "notes": list(self.notes),
         }  # fmt: skip
 
-# %% ../../nbs/data/30_features.ipynb #45062fdc
+# %% ../../nbs/data/30_features.ipynb #e899a9cb
 WANTED = "expected rows such as '2 qid:10 1:0.5 7:0.25 # comment'"
 MOST = 100_000  # features; every row has a place for each of them
 FLOAT32 = float(np.finfo(np.float32).max)
@@ -179,8 +179,10 @@ def _problem(tokens: list[str]) -> str:
             number = float(value)
         except ValueError:
             return f"the value of {token!r} is not a number"
-        if not abs(number) <= FLOAT32:
-            return f"the value of {token!r} is not finite in 32 bits"
+        if not math.isfinite(number):
+            return f"the value of {token!r} is not finite"
+        if abs(number) > FLOAT32:
+            return f"the value of {token!r} is too large for 32 bits"
         last = int(key)
     return "it could not be read"
 

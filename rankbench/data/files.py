@@ -114,7 +114,7 @@ def write_lines(
         for number, line in enumerate(lines, 1):
             file.write(_encode(path, number, line))
 
-# %% ../../nbs/data/05_files.ipynb #8ceea75a
+# %% ../../nbs/data/05_files.ipynb #e4f78fda
 _WORD = re.compile(r"[^ \t\r\v\f]+")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
 
@@ -130,7 +130,7 @@ def to_whole(cell: str) -> int | None:
 
 
 def to_number(cell: str) -> float | None:
-    """A number, maybe infinite; None for anything else, NaN among it: it has no place in an order."""
+    """A number, maybe infinite; None for anything else, and for NaN, which has no order."""
     try:
         number = float(cell)
     except ValueError:
@@ -199,7 +199,7 @@ def json_lines(
             where = f" at column {error.colno}" if hasattr(error, "colno") else ""
             raise BadFile(path, number, f"{wanted}, but {why}{where}") from error
 
-# %% ../../nbs/data/05_files.ipynb #54e5ecb7
+# %% ../../nbs/data/05_files.ipynb #066faebc
 def is_parquet(path: str | Path) -> bool:
     """Does a file start like parquet?"""
     path = Path(path)
@@ -237,6 +237,8 @@ def read_records(
     if is_parquet(path):
         yield from _parquet_rows(path)
         return
+    if Path(path).suffix == ".parquet" and Path(path).is_file():
+        raise BadFile(path, 0, "does not start as a parquet file does; damaged or cut off?")
     for number, row in json_lines(path, wanted):
         if not isinstance(row, dict):
             raise BadFile(path, number, f"{wanted}, but it is a {type(row).__name__}")

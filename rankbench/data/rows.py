@@ -246,14 +246,17 @@ def _ids(row: Mapping[str, Any], key: str) -> list[str]:
         raise ValueError(f"{key} is no id and no list of ids")
     return [str(v) for v in values]
 
-# %% ../../nbs/data/17_rows.ipynb #1670efdf
+# %% ../../nbs/data/17_rows.ipynb #5ab1876f
+_MEANING = {"labels": "relevance", "scores": "score"}
+
+
 def _from_lists(row: Mapping[str, Any]) -> _Parts:
     documents = _texts(row, "documents")
     given = [k for k in ("labels", "scores") if k in row]
     if len(given) == 2:
         remedy = "choose with columns={'labels': 'labels'} or columns={'scores': 'scores'}"
         raise ValueError(f"there are labels and scores; {remedy}")
-    targets = row.get("targets") or {"labels": "relevance", "scores": "score"}.get(*given, "none")
+    targets = row.get("targets") or _MEANING.get(given[0] if given else "", "none")
     if str(targets) not in TARGETS:
         raise ValueError(str(UnknownName("kind of target", str(targets), TARGETS)))
     if bool(given) != (targets != "none"):
@@ -321,15 +324,26 @@ def _from_tevatron(row: Mapping[str, Any]) -> _Parts:
     both = sides[0] + sides[1]
     return [p["text"] for p in both], labels, [i for p in both for i in _ids(p, "docid")], "binary"
 
-# %% ../../nbs/data/17_rows.ipynb #c7b67181
-LAYOUTS: dict[str, Callable[[Mapping[str, Any]], _Parts]] = {
-    "documents": _from_lists, "pos": _from_pos_neg, "passages": _from_passages,
-    "positive_passages": _from_tevatron, "positive": _from_pairs,
-}  # fmt: skip
-_NAMES = re.compile(
-    r"query|documents|labels|scores|targets|query_id|document_ids|relevant|source|positive"
-    r"|negative(s|_\d+)?|(pos|neg)(_scores|_id)?|passages|(positive|negative)_passages"
-)
+# %% ../../nbs/data/17_rows.ipynb #3fd35ac8
+LAYOUTS: dict[str, tuple[Callable[[Mapping[str, Any]], _Parts], str]] = {  # and what it reads
+    "documents": (_from_lists, "documents|labels|scores|targets|document_ids"),
+    "pos": (_from_pos_neg, "(pos|neg)(_scores|_id)?"),
+    "passages": (_from_passages, "passages"),
+    "positive_passages": (_from_tevatron, "(positive|negative)_passages"),
+    "positive": (_from_pairs, r"positive|negative(s|_\d+)?|scores|document_ids"),
+}
+_COMMON = "query|query_id|relevant|source"
+
+
+def _layout(row: Mapping[str, Any]) -> str:
+    """The first layout whose name is among a row's names, or nothing."""
+    return next((name for name in LAYOUTS if name in row), "")
+
+
+def _unread(row: Mapping[str, Any]) -> set[str]:
+    """Names of a row that its layout does not read."""
+    read = f"{_COMMON}|{LAYOUTS[_layout(row)][1]}"
+    return {name for name in row if not re.fullmatch(read, name)}
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -339,8 +353,8 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
         raise ValueError(f"there is no {missing[0]!r}; the names are {', '.join(row)}")
     taken = {*columns, *columns.values()}
     twins = {"labels": "scores", "scores": "labels"}
-    taken |= {twins[ours] for ours in columns if ours in twins}
-    kept = {k: v for k, v in row.items() if k not in taken}
+    left = {twins[ours] for ours in columns if ours in twins} - taken
+    kept = {k: v for k, v in row.items() if k not in taken | left}
     kept |= {ours: row[theirs] for ours, theirs in columns.items()}
     return {k: v for k, v in kept.items() if v is not None}
 
@@ -349,15 +363,14 @@ def example_of(
     row: Mapping[str, Any],
 ) -> tuple[Example, str]:  # And what its labels are, see TARGETS.
     """An example from a row in one of the layouts, or ValueError."""
-    layout = next((f for name, f in LAYOUTS.items() if name in row), None)
-    query = row.get("query")
-    if layout is None or not isinstance(query, str):
+    layout, query = _layout(row), row.get("query")
+    if not layout or not isinstance(query, str):
         names = ", ".join(row) or "none"
         raise ValueError(
             f"expected query with documents, positive, pos or passages; the names are {names}. "
             "Rename with columns={'query': ...}"
         )
-    documents, labels, ids, targets = layout(row)
+    documents, labels, ids, targets = LAYOUTS[layout][0](row)
     source, (name, *more) = row.get("source", ""), (_ids(row, "query_id") or [""])
     if not isinstance(source, str) or more:
         raise ValueError("expected one query_id, and a source that is a text")
@@ -365,7 +378,7 @@ def example_of(
     relevant = frozenset(_ids(row, "relevant"))
     return Example(query, tuple(documents), labels, name, tuple(ids), relevant, source), targets
 
-# %% ../../nbs/data/17_rows.ipynb #a677ad28
+# %% ../../nbs/data/17_rows.ipynb #78ee90cc
 def iter_rows(
     path: str | Path,  # JSON lines, plain or gzip, or parquet.
     columns: Mapping[str, str] | None = None,  # Our names → names in the file.
@@ -374,15 +387,11 @@ def iter_rows(
 ) -> Iterator[tuple[Example, str]]:  # Examples and what their labels are, see TARGETS.
     """Read rows one by one."""
     columns, unread, first = columns or {}, set(), targets
-    for name in columns:
-        if not _NAMES.fullmatch(name):
-            raise UnknownName("column", name, ["query", "positive", "negative", *LAYOUTS])
-    if targets not in (None, *TARGETS):
-        raise UnknownName("kind of target", targets, TARGETS)
+    _check_names(columns, targets)
     for number, row in read_records(path):
         try:
-            row = _renamed(row, columns)
-            example, found = example_of(row)
+            kept = _renamed(row, columns)
+            example, found = example_of(kept)
         except ValueError as error:
             problem = f"{error}{looks_like(path, 'JSONL rows')}"
             raise BadFile(path, number, problem) from error
@@ -391,10 +400,20 @@ def iter_rows(
         if found != first:
             problem = f"expected {first} ({TARGETS[first]}), but here it is {found}"
             raise BadFile(path, number, f"{problem}; every row has to have the same kind of labels")
-        unread |= {k for k in row if not _NAMES.fullmatch(k)}
+        unread |= _unread(kept)
+        unread |= {k for k in row if row[k] is not None and k not in (*kept, *columns.values())}
         yield example, found
     if notes is not None and unread:
         notes.append(f"{Path(path).name}: columns not read: {', '.join(sorted(unread))}")
+
+
+def _check_names(columns: Mapping[str, str], targets: str | None) -> None:
+    every = "|".join((_COMMON, *(names for _, names in LAYOUTS.values())))
+    for name in columns:
+        if not re.fullmatch(every, name):
+            raise UnknownName("column", name, ["query", "negative", "labels", *LAYOUTS])
+    if targets not in (None, *TARGETS):
+        raise UnknownName("kind of target", targets, TARGETS)
 
 
 def read_rows(
