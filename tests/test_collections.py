@@ -54,7 +54,7 @@ def vars_of(c):
     [
         ("corpus.jsonl", '{"_id": "x"', r"corpus.jsonl, line 73: expected a JSON object with _id"),
         ("corpus.jsonl", '{"_id": "x"}', r"line 73: .*; text is missing or no text"),
-        ("corpus.jsonl", '["x"]', r"line 73: .*; _id is missing or no text"),
+        ("corpus.jsonl", '["x"]', r"line 73: .* as text, but it is a list"),
         ("corpus.jsonl", '{"_id": "d0-0", "text": "a"}', r"line 73: _id 'd0-0' is there twice"),
         ("queries.jsonl", "nonsense", r"queries.jsonl, line 73: expected a JSON object"),
         ("qrels/test.tsv", "q0-0\td0-0", r"test.tsv, line 74: expected query-id, corpus-id"),

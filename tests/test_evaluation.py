@@ -52,7 +52,7 @@ def test_a_run_is_written_in_trec_format(tmp_path, suffix):
     write_run({"q": {"a": 0.5, "b": 2.0}}, tmp_path / f"x{suffix}", "me")
     raw = (tmp_path / f"x{suffix}").read_bytes()
     text = (gzip.decompress(raw) if suffix == ".run.gz" else raw).decode()
-    assert text == "q Q0 b 1 2.000000 me\nq Q0 a 2 0.500000 me\n"
+    assert text == "q Q0 b 1 2.0 me\nq Q0 a 2 0.5 me\n"
 
 
 def test_a_bootstrap_interval_holds_its_confidence():
