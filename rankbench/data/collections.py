@@ -323,8 +323,10 @@ def load_collection(
     if kind in ("hub", "ir_datasets"):
         from rankbench.data.hub import from_datasets, from_ir_datasets
 
-        load = from_datasets if kind == "hub" else from_ir_datasets
-        return load(given, in_memory=in_memory, progress=progress)
+        if kind == "ir_datasets":
+            return from_ir_datasets(given, in_memory=in_memory, progress=progress)
+        given, _, split = given.partition("#")
+        return from_datasets(given, split=split or None, in_memory=in_memory, progress=progress)
     places = [Path(name).expanduser()]
     if os.environ.get("RANKBENCH_DATA"):
         places.append(Path(os.environ["RANKBENCH_DATA"]).expanduser() / str(name))

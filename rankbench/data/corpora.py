@@ -329,16 +329,18 @@ LARGE = 200 * 2**20  # Bytes of a corpus that "auto" does not load into memory.
 
 
 def is_large(
-    path: Path,
+    size: Path | int,  # Bytes, or a file.
     in_memory: bool | str = "auto",  # Or "auto".
 ) -> bool:
     """Does a corpus stay on disk?"""
     if in_memory not in (True, False, "auto"):
         raise ValueError(f"in_memory is {in_memory!r}; expected True, False or 'auto'.")
-    if in_memory == "auto":
-        ratio = 4 if path.suffix == ".gz" else 1
-        return path.is_file() and path.stat().st_size * ratio > LARGE
-    return not in_memory
+    if in_memory != "auto":
+        return not in_memory
+    if isinstance(size, Path):
+        ratio = 4 if size.suffix == ".gz" else 1
+        size = size.stat().st_size * ratio if size.is_file() else 0
+    return size > LARGE
 
 
 def stored_corpus(
