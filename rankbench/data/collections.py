@@ -36,7 +36,7 @@ class Document(NamedTuple):
 
 Judgments = dict[str, dict[str, int]]  # query id → document id → grade; 0 is judged not relevant
 
-
+# %% ../../nbs/data/10_collections.ipynb #a6879d89
 def content_hash(
     documents: Iterable[tuple[str, Document]],  # In the order of their ids.
     rest: str = "",  # What follows them, as JSON.
@@ -48,7 +48,7 @@ def content_hash(
     digest.update(f"]{rest}]".encode())
     return digest.hexdigest()[:16]
 
-
+# %% ../../nbs/data/10_collections.ipynb #59b3ef6f
 @dataclass(frozen=True)
 class Collection:
     """Documents, queries, and graded judgments by split."""
@@ -172,7 +172,7 @@ def usable(
         notes.append(f"{lost} queries without a relevant document were left out")
     return relevant, notes
 
-
+# %% ../../nbs/data/10_collections.ipynb #988aef57
 def read_beir(
     folder: str | Path,  # Holds corpus.jsonl, queries.jsonl and qrels/*.tsv.
     name: str | None = None,  # Defaults to the name of the folder.
@@ -302,7 +302,7 @@ class _TextValues(ValuesView):
     def __iter__(self):
         return (text for _, text in self._mapping.items())
 
-
+# %% ../../nbs/data/10_collections.ipynb #b76224c2
 def training_documents(collection: Collection) -> Texts:
     """The text of each document as training sees it."""
     by_title = any(q.startswith("title:") for q in collection.split("train"))
