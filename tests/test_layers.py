@@ -32,6 +32,8 @@ ALLOWED = {
     ("cards", "losses"): "inside cards(): defining the losses files their cards",
     ("cards", "_modidx"): "inside LossCard.page: nbdev's index says which notebook derives what",
     ("data.collections", "data.pydocs"): "inside load_collection: pydocs is built on this module",
+    ("data.collections", "data.corpora"): "inside read_beir: documents on disk are documents",
+    ("data.collections", "data.hub"): "inside load_collection: a hub's collections are collections",
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
@@ -61,6 +63,8 @@ LAZY = {
     ("cards", "losses"),
     ("cards", "_modidx"),
     ("data.collections", "data.pydocs"),
+    ("data.collections", "data.corpora"),
+    ("data.collections", "data.hub"),
 }  # never at the top of the module
 
 HEAVY = ("transformers", "pandas", "matplotlib", "datasets", "scipy")

@@ -27,7 +27,7 @@ def bm25_run(
     import bm25s
 
     ids = list(collection.documents)
-    texts = [d.full for d in collection.documents.values()]
+    texts = (d.full for d in collection.documents.values())  # one after another
     words = {"stopwords": "en", "show_progress": False}
     corpus = bm25s.tokenize(texts, **words)
     index = bm25s.BM25(k1=k1, b=b)
