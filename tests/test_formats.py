@@ -276,7 +276,7 @@ def without_header(raw: bytes) -> int:
 
 
 def topics_in(raw: bytes) -> int:
-    return sum(bool(re.match(r"\s*<\s*num\b", line)) for line in lines_in(raw))
+    return sum(bool(re.match(r"\s*<\s*num\b", line, re.I)) for line in lines_in(raw))
 
 
 def rows_of_features(raw: bytes) -> int:
