@@ -276,7 +276,7 @@ def without_header(raw: bytes) -> int:
 
 
 def topics_in(raw: bytes) -> int:
-    return sum(bool(re.match(r"\s*<\s*num\b", line)) for line in lines_in(raw))
+    return sum(bool(re.match(r"\s*<\s*num\b", line, re.I)) for line in lines_in(raw))
 
 
 def rows_of_features(raw: bytes) -> int:
@@ -393,7 +393,7 @@ def test_a_broken_file_is_refused_or_accounted_for(tmp_path, name, without_shape
     write(tmp_path / name)
     raw = (tmp_path / name).read_bytes()
     path, refused, kept = tmp_path / f"broken-{name}", 0, 0
-    for seed in range(300):
+    for seed in range(200):
         damaged = broken(raw, random.Random(seed), name != "rows.parquet")
         path.write_bytes(damaged)
         notes = []
@@ -406,7 +406,7 @@ def test_a_broken_file_is_refused_or_accounted_for(tmp_path, name, without_shape
             continue
         kept += 1
         assert found + noted(notes) == count(damaged), (seed, damaged)
-    assert refused > 50 and (kept > 20 or name == "rows.parquet"), (refused, kept)
+    assert refused > 40 and (kept > 20 or name == "rows.parquet"), (refused, kept)
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
@@ -414,7 +414,7 @@ def test_a_broken_beir_folder_is_refused_or_accounted_for(tmp_path, file, withou
     write_beir(COLLECTION, tmp_path / "c")
     path = tmp_path / "c" / file
     raw = path.read_bytes()
-    for seed in range(200):
+    for seed in range(150):
         damaged = broken(raw, random.Random(seed), True)
         path.write_bytes(damaged)
         try:
@@ -426,7 +426,7 @@ def test_a_broken_beir_folder_is_refused_or_accounted_for(tmp_path, file, withou
                 ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")}  # fmt: skip
         assert len(found.documents) == len(rows["corpus.jsonl"])
         assert len(found.queries) == len(rows["queries.jsonl"])
-        lines = [r.strip().split("\t") for r in rows["qrels/test.tsv"]]
+        lines = [r.removesuffix("\r").split("\t") for r in rows["qrels/test.tsv"]]
         lines = [c for c in lines if c[-1].strip() != "score"]
         told = {k: 0 for k in ("judgments", "queries")} | {
             m[2]: 0 for n in found.notes if (m := re.search(r"(\d+) (judgments|queries)", n))
@@ -486,6 +486,11 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
         list(open_text(tmp_path))
     with pytest.raises(BadFile, match="line 0: not found"):
         read_run(tmp_path / "nowhere")
+
+
+def test_rows_without_any_feature_are_rows(tmp_path):
+    lists = read_letor(put(tmp_path / "x", "1 qid:1\n0 qid:1 # b\n"))
+    assert lists.features.shape == (2, 0) and lists.labels.tolist() == [1, 0]
 
 
 def test_negative_grades_are_kept(tmp_path):

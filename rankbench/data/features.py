@@ -215,7 +215,7 @@ def _plain(tokens: list[str]) -> bool:
     numbers = tokens[0] + "".join(tokens[2:])
     return numbers.isascii() and "_" not in numbers
 
-# %% ../../nbs/data/30_features.ipynb #9ffc22d5
+# %% ../../nbs/data/30_features.ipynb #1e896a5f
 def read_letor(
     path: str | Path,  # Plain or gzip.
     width: int = 0,  # Columns, at least; a file only shows the features that it uses.
@@ -237,7 +237,7 @@ def read_letor(
         raise BadFile(path, 0, f"no rows; {WANTED}")
     rows = torch.arange(len(grades)).repeat_interleave(torch.tensor(lengths))
     features = torch.zeros(len(grades), max(width, max(columns, default=0)))
-    features[rows, torch.tensor(columns) - 1] = torch.tensor(values)
+    features[rows, torch.tensor(columns, dtype=torch.long) - 1] = torch.tensor(values)
     sizes = Counter(owners)  # in order of first appearance
     position = {query: i for i, query in enumerate(sizes)}
     order = torch.tensor([position[q] for q in owners]).argsort(stable=True)
