@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rankbench.core import UnknownName
-from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder
+from rankbench.models.bi_encoder import BiEncoder
 
 TEXTS = ["natural logarithm of x", "exponential of x", "sort the items of an array", "x"] * 4
 

@@ -1,6 +1,7 @@
-"""Encoders: text in, unit vectors out."""
+"""Models: texts in, vectors or scores out."""
 
 from rankbench.models.base import Encoder, Reranker
-from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder
+from rankbench.models.bi_encoder import BiEncoder
+from rankbench.models.static_encoder import StaticEncoder
 
-__all__ = ["BiEncoder", "Encoder", "Reranker", "StaticEncoder", "load_encoder"]
+__all__ = ["BiEncoder", "Encoder", "Reranker", "StaticEncoder"]
