@@ -78,7 +78,7 @@ def merge_lora(model) -> None:
     del model.peft_config
     model.requires_grad_(True)
 
-# %% ../../nbs/models/08_backbone.ipynb #12078d08
+# %% ../../nbs/models/08_backbone.ipynb #168acdc9
 class TransformerEncoder(Encoder):
     """A transformer, its tokenizer and its prompts; subclasses make vectors of its states."""
 
@@ -97,15 +97,17 @@ class TransformerEncoder(Encoder):
                 raise UnknownName("role", role, ROLES)
         self.tokenizer, self.model = load_transformer(name, dtype, model_kwargs)
         self.prompts, self.max_length = dict(prompts or {}), max_length
-        self.dtype, self.lora = dtype, dict(lora) if lora else None
+        self.dtype = dtype
         self.pad_id = self.tokenizer.pad_token_id or 0
-        self._rest()
+        self._adapt(lora)
+        self.eval()  # as transformers opens models: without dropout, until training asks for it
+
+    def _adapt(self, lora: Mapping[str, Any] | None) -> None:
+        """Say which parameters train: adapters, or all but the pooler."""
+        self.lora = dict(lora) if lora else None
         if self.lora:
             add_lora(self.model, self.lora)
-
-    def _rest(self) -> None:
-        """Nothing uses the pooler."""
-        if getattr(self.model, "pooler", None) is not None:
+        elif getattr(self.model, "pooler", None) is not None:
             self.model.pooler.requires_grad_(False)
 
     @property
@@ -138,8 +140,7 @@ class TransformerEncoder(Encoder):
         """Make adapters part of the weights; a save then has a whole model."""
         if self.lora:
             merge_lora(self.model)
-            self.lora = None
-            self._rest()
+            self._adapt(None)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None) -> None:
         """Keep no states of layers; compute them again on the way back."""
