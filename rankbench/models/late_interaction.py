@@ -21,17 +21,23 @@ from .backbone import TransformerEncoder
 from .bi_encoder import read_dense, write_dense
 from .saving import write_json, write_modules
 
-# %% ../../nbs/models/45_late_interaction.ipynb #4922e4ed
+# %% ../../nbs/models/45_late_interaction.ipynb #1b2ac4f1
 MARKERS = {"query": "[Q] ", "document": "[D] "}
 
 
 def add_markers(tokenizer, model, prompts: Mapping[str, str], seed: int) -> None:
     """Make markers in brackets one token each; vectors of new tokens are drawn."""
-    words = [p.strip() for p in prompts.values()]
-    marks = [w for w in words if w.startswith("[") and w.endswith("]") and " " not in w]
-    marks = [w for w in marks if tokenizer.tokenize(w) != [w]]
-    tokenizer.add_special_tokens({"additional_special_tokens": marks},
-                                 replace_extra_special_tokens=False)  # fmt: skip
+    from transformers import AddedToken
+
+    known, marks = tokenizer.get_vocab(), []
+    for word in prompts.values():
+        mark = word if word in known else word.strip()
+        bracketed = mark.startswith("[") and mark.endswith("]") and " " not in mark
+        if (mark in known or bracketed) and mark and tokenizer.tokenize(mark) != [mark]:
+            marks.append(AddedToken(mark, normalized=False, special=True))
+    if marks:
+        tokenizer.add_special_tokens({"additional_special_tokens": marks},
+                                     replace_extra_special_tokens=False)  # fmt: skip
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
