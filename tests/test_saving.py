@@ -10,6 +10,7 @@ def checkpoint(tmp_path):
     """A saved model beside the state of an optimizer and a folder of checkpoints."""
     folder = tmp_path / "model"
     with saved_to(folder) as new:
+        (new / "rankbench.json").write_text("{}")
         (new / "config.json").write_text("first")
         (new / "1_Pooling").mkdir()
     (folder / "optimizer.pt").write_text("state")
@@ -54,6 +55,14 @@ def test_files_of_the_old_model_go_and_others_stay(checkpoint):
     assert names(checkpoint) == ["checkpoint-3", "config.json", "optimizer.pt"]
     assert (checkpoint / "config.json").read_text() == "second"
     assert names(checkpoint.parent) == ["model"]
+
+
+def test_what_no_model_of_ours_left_stays(tmp_path):
+    (tmp_path / "project" / "document").mkdir(parents=True)
+    (tmp_path / "project" / "vocab.txt").touch()
+    with saved_to(tmp_path / "project") as new:
+        (new / "config.json").touch()
+    assert names(tmp_path / "project") == ["config.json", "document", "vocab.txt"]
 
 
 def test_a_saved_folder_has_the_rights_of_any_new_folder(tmp_path):

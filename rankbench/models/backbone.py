@@ -78,7 +78,7 @@ def merge_lora(model) -> None:
     del model.peft_config
     model.requires_grad_(True)
 
-# %% ../../nbs/models/08_backbone.ipynb #168acdc9
+# %% ../../nbs/models/08_backbone.ipynb #ee3989f0
 class TransformerEncoder(Encoder):
     """A transformer, its tokenizer and its prompts; subclasses make vectors of its states."""
 
@@ -142,14 +142,23 @@ class TransformerEncoder(Encoder):
             merge_lora(self.model)
             self._adapt(None)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         """Keep no states of layers; compute them again on the way back."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        settings = dict(activation_checkpointing_kwargs or {"use_reentrant": False})
+        if hasattr(self.model, "activation_checkpointing_enable"):  # transformers 5.23 and later
+            self.model.activation_checkpointing_enable(settings, **options)
+        else:
+            self.model.gradient_checkpointing_enable(settings)
         if self.lora:
             self.model.enable_input_require_grads()
 
-    def gradient_checkpointing_disable(self) -> None:
-        self.model.gradient_checkpointing_disable()
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same under its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def write_transformer(self, folder: Path, **settings: Any) -> None:
         """Weights, or adapters alone, and tokenizer, as sentence-transformers wants them."""
