@@ -48,7 +48,7 @@ def transformer_folder(tmp_path_factory) -> Path:
     from tiny import make_collection
     from transformers import BertConfig, BertModel
 
-    from rankbench.models.bi_encoder import train_pieces
+    from rankbench.models.static_encoder import train_pieces
 
     folder = tmp_path_factory.mktemp("bert")
     tokenizer = train_pieces([d.full for d in make_collection().documents.values()], 200)

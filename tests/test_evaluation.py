@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny import make_collection
 
 from rankbench.core import UnknownName
-from rankbench.models.bi_encoder import StaticEncoder
+from rankbench.models.static_encoder import StaticEncoder
 from rankbench.training.evaluation import (
     bm25_run,
     bootstrap_interval,

@@ -9,7 +9,7 @@ from rankbench.cards import cards
 from rankbench.losses import flops_regularizer, infonce_loss
 from rankbench.losses.combining import scheduled, select, weighted_sum
 from rankbench.losses.nested import matryoshka
-from rankbench.models.bi_encoder import StaticEncoder
+from rankbench.models.static_encoder import StaticEncoder
 from rankbench.scaling.schedules import Schedule
 from rankbench.training.evaluation import evaluate
 from rankbench.training.trainer import (

@@ -1,6 +1,18 @@
-"""Encoders: text in, unit vectors out."""
+"""Models: texts in, vectors or scores out."""
 
+from rankbench.models.asymmetric import Asymmetric
 from rankbench.models.base import Encoder, Reranker
-from rankbench.models.bi_encoder import BiEncoder, StaticEncoder, load_encoder
+from rankbench.models.bi_encoder import BiEncoder
+from rankbench.models.late_interaction import LateInteractionEncoder
+from rankbench.models.loading import load_model
+from rankbench.models.static_encoder import StaticEncoder
 
-__all__ = ["BiEncoder", "Encoder", "Reranker", "StaticEncoder", "load_encoder"]
+__all__ = [
+    "Asymmetric",
+    "BiEncoder",
+    "Encoder",
+    "LateInteractionEncoder",
+    "Reranker",
+    "StaticEncoder",
+    "load_model",
+]

@@ -15,7 +15,8 @@ from functools import cached_property
 from ..cards import LossCard, cards
 from ..data.collections import Collection, Judgments, load_collection, with_training
 from ..models.base import Encoder
-from ..models.bi_encoder import BiEncoder, StaticEncoder, idf_weights, train_pieces
+from ..models.bi_encoder import BiEncoder
+from ..models.static_encoder import StaticEncoder, idf_weights, train_pieces
 from ..recipes import Recipe
 from .evaluation import Run, bm25_run
 from .trainer import Curve, PairData, check_trainable, train
