@@ -18,7 +18,7 @@ from ..data.collections import Document, Judgments
 from .evaluation import bootstrap_interval, evaluate, holm, paired_test
 from .retrieval import Run, text_of
 
-# %% ../../nbs/training/22_analysis.ipynb #86c94662
+# %% ../../nbs/training/22_analysis.ipynb #cc2c4706
 def compare_runs(
     judgments: Judgments,
     runs: Mapping[str, Run],  # Name → run.
@@ -40,7 +40,8 @@ def compare_runs(
         columns = {name: _column(values[name][measure], judgments) for name in runs}
         base = columns[baseline]
         part = [
-            {"run": name, "measure": measure, **_against(x, base, name == baseline, resamples, seed)}
+            {"run": name, "measure": measure,
+             **_against(x, base, name == baseline, resamples, seed)}
             for name, x in columns.items()
         ]  # fmt: skip
         tested = [row for row in part if row["p"] is not None]
@@ -95,7 +96,7 @@ def plot_query_differences(
         ax.set(xlabel="queries, sorted", ylabel=f"{measure} minus {baseline}")
     return Picture(fig)
 
-# %% ../../nbs/training/22_analysis.ipynb #ed9cffc7
+# %% ../../nbs/training/22_analysis.ipynb #7a3fb153
 @dataclass(frozen=True)
 class Place:
     """A document that should not be where it is."""
@@ -115,6 +116,7 @@ class QueryReport:
     text: str
     value: float
     before: float | None  # The value of the run that it is compared with.
+    # Of this run; where the query improved, of the run before:
     wrong: tuple[Place, ...]  # Above the first relevant document, best first.
     missed: tuple[Place, ...]  # Relevant, but not among the first k; highest grade first.
 
@@ -142,7 +144,7 @@ def _report(kind, query, values, before, run, judged, documents, queries, k: int
         tuple(map(place, wrong)), tuple(map(place, missed)),
     )  # fmt: skip
 
-# %% ../../nbs/training/22_analysis.ipynb #0aeaf01d
+# %% ../../nbs/training/22_analysis.ipynb #c9e45b6d
 def error_analysis(
     judgments: Judgments,
     run: Run,
@@ -165,9 +167,10 @@ def error_analysis(
         down = [q for q in sorted(change, key=change.get) if change[q] < 0]
         chosen = [("improved", q) for q in up[:worst]] + [("hurt", q) for q in down[:worst]]
     return [
-        _report(kind, q, values, before, run, judgments[q], documents, queries, k)
+        _report(kind, q, values, before, other if kind == "improved" else run,
+                judgments[q], documents, queries, k)
         for kind, q in chosen
-    ]
+    ]  # fmt: skip
 
 # %% ../../nbs/training/22_analysis.ipynb #d84e405c
 def error_text(
