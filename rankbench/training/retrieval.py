@@ -126,7 +126,7 @@ def _write_block(place: Path, ids: list[str], arrays: dict[str, np.ndarray]) -> 
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 
-# %% ../../nbs/training/18_retrieval.ipynb #90b86893
+# %% ../../nbs/training/18_retrieval.ipynb #acf3e4df
 def _open(folder: Path, settings: dict[str, Any] | None = None) -> Blocks:
     """The blocks that a folder's manifest counts; `settings` are compared if given."""
     path = folder / "index.json"
@@ -134,7 +134,7 @@ def _open(folder: Path, settings: dict[str, Any] | None = None) -> Blocks:
         found = json.loads(path.read_text("utf-8"))
         digests = found.pop("blocks")
         wrong = not {"kind", "documents"} <= found.keys()
-    except (json.JSONDecodeError, KeyError, AttributeError):
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
         wrong = True
     except FileNotFoundError:
         raise IndexMismatch(f"{folder} holds no index: there is no {path.name} in it.") from None
@@ -143,14 +143,14 @@ def _open(folder: Path, settings: dict[str, Any] | None = None) -> Blocks:
     changed = [k for k in settings or {} if found.get(k) != settings[k]]
     if changed:
         raise IndexMismatch(
-            f"{folder} was made with another {', '.join(changed)}; choose another folder, or pass "
-            "resume=False to start again."
+            f"{folder} was made with another {', '.join(changed)}; choose another folder, or start "
+            "again (resume=False, or rankbench index --restart)."
         )
     blocks = Blocks(found, folder)
     for number, digest in enumerate(digests):
         place = folder / f"{number:05d}" / "ids.json"
         if not place.is_file():
-            raise IndexMismatch(f"{place} is missing; pass resume=False to start again.")
+            raise IndexMismatch(f"{place} is missing; start again with resume=False.")
         blocks._count(json.loads(place.read_text("utf-8")), digest)
     return blocks
 
@@ -345,7 +345,7 @@ class DenseIndex(Index):
     def scores(self, piece: Tensor, queries: Tensor) -> Tensor:
         return queries.float() @ piece.T
 
-# %% ../../nbs/training/18_retrieval.ipynb #ea5ec2f4
+# %% ../../nbs/training/18_retrieval.ipynb #0277f12f
 class SparseIndex(Index):
     """For each term the documents that have it, and how much."""
 
@@ -380,9 +380,9 @@ class SparseIndex(Index):
         tokenizer = getattr(self.encoder, "tokenizer", None)
         if tokenizer is None:
             return [str(n) for n in numbers]
-        return tokenizer.convert_ids_to_tokens([int(n) for n in numbers])
+        return tokenizer.convert_ids_to_tokens(list(numbers))
 
-# %% ../../nbs/training/18_retrieval.ipynb #b5642a89
+# %% ../../nbs/training/18_retrieval.ipynb #523efcdb
 def shared_terms(
     index: SparseIndex,
     query: str,
@@ -399,7 +399,7 @@ def shared_terms(
     of_document = index.inverted(number)[asked.col][:, [place]].toarray()[:, 0]
     parts = asked.data * of_document
     order = [i for i in np.argsort(-parts, kind="stable")[:most] if parts[i] != 0]
-    names = index.terms([asked.col[i] for i in order])
+    names = index.terms([int(asked.col[i]) for i in order])
     return [(name, float(parts[i])) for name, i in zip(names, order, strict=True)]
 
 # %% ../../nbs/training/18_retrieval.ipynb #23b7e87f
@@ -480,7 +480,7 @@ def build_index(
             bar.update(len(ids))
     return kind(blocks, encoder)
 
-# %% ../../nbs/training/18_retrieval.ipynb #bec624d0
+# %% ../../nbs/training/18_retrieval.ipynb #69255323
 def _block_size(documents: Documents, size: int) -> int:
     """A size that makes sense, for documents that there are."""
     if size < 1:
@@ -495,7 +495,8 @@ def _compare(blocks: Blocks, number: int, digest: str, ids: Sequence[str]) -> No
     if blocks.digests[number] != digest:
         raise IndexMismatch(
             f"{blocks.folder}: documents {ids[0]!r} to {ids[-1]!r} are not those that were "
-            "indexed; choose another folder, or pass resume=False to start again."
+            "indexed; choose another folder, or start again (resume=False, or rankbench index "
+            "--restart)."
         )
 
 # %% ../../nbs/training/18_retrieval.ipynb #e427b02a
