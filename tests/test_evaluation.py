@@ -123,7 +123,9 @@ def test_suites_say_what_does_not_fit():
         evaluate_suite({"tiny": {}}, [TINY, TINY])
     with pytest.raises(ValueError, match="no collections"):
         evaluate_suite("bm25", [])
-    one, two = (evaluate_suite(lambda c, q: {}, [c], ["RR"]) for c in SUITE)
+    one, two = (evaluate_suite(lambda c, q: {}, [c], ["RR"], name=c.name) for c in SUITE)
+    with pytest.raises(ValueError, match="two suites have the same name"):
+        compare_suites([one, one])
     with pytest.raises(ValueError, match="different collections"):
         compare_suites([one, two])
 

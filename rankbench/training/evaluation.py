@@ -233,7 +233,7 @@ def _run_of(
         return search_run(build_bm25(collection.documents, progress=progress), queries, depth)
     return system(collection, queries)
 
-# %% ../../nbs/training/20_evaluation.ipynb #459d8c5a
+# %% ../../nbs/training/20_evaluation.ipynb #6dbc4e8c
 def compare_suites(
     suites: Sequence[Suite],
     measure: str | None = None,  # None: the first one.
@@ -244,6 +244,8 @@ def compare_suites(
     measure = measure or suites[0].measures[0]
     if measure not in suites[0].measures:
         raise UnknownName("metric of the suite", measure, suites[0].measures)
+    if len({s.name for s in suites}) < len(suites):
+        raise ValueError("two suites have the same name; give evaluate_suite a name for each.")
     rows = {s.name: {r["collection"]: r[measure] for r in s.rows()} for s in suites}
     if any(row.keys() != next(iter(rows.values())).keys() for row in rows.values()):
         raise ValueError(
