@@ -26,6 +26,8 @@ examples:
   rankbench compare --task letor --losses ranknet,softmax --collection path/to/letor
   rankbench collection stats pydocs
   rankbench bench --losses softmax,listnet --shapes 64x100
+  rankbench search bm25 "sort an array" --collection pydocs
+  rankbench eval mine.run path/to/beir/folder bm25.run.gz --baseline bm25.run.gz
 """
 
 
@@ -202,8 +204,9 @@ def system_text(entry: str) -> str:
     from rankbench.losses.specs import build_loss
 
     loss, at, model = (part.strip() for part in entry.partition("@"))
-    built = build_loss(loss)
-    loss = built if isinstance(built, str) else " ".join(loss.split())
+    plain = loss.replace("-", "").isidentifier()
+    loss = find(loss).name if plain else " ".join(loss.split())
+    _ = plain or build_loss(loss)  # a wrong expression is an error here
     return f"{loss} @ {model}" if at else loss
 
 
@@ -422,6 +425,256 @@ def bench_memory(names: list[str] | None, args) -> int:
     return 0
 
 
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Short names of run files, or their paths where short names are the same."""
+    short = [p.name.removesuffix(".gz").removesuffix(".run").removesuffix(".txt") for p in paths]
+    return short if len(set(short)) == len(short) else [str(p) for p in paths]
+
+
+def evaluate_runs(args) -> int:
+    from rankbench.data.collections import read_beir
+    from rankbench.data.formats import read_qrels, read_run, read_topics
+    from rankbench.training.analysis import compare_runs, error_analysis, error_text, judged_share
+    from rankbench.training.evaluation import evaluate, parse_measures
+
+    measures = [m.strip() for m in args.metrics.split(",")]
+    parse_measures(measures)
+    qrels, paths = Path(args.qrels), [Path(p) for p in (args.first, *args.others)]
+    if args.worst and not args.corpus and not qrels.is_dir():
+        raise ValueError("--worst shows texts; give --corpus, a BEIR folder with the documents")
+    collection = read_beir(args.corpus or qrels) if args.worst else None
+    judged = read_qrels(qrels_file(qrels, args.split) if qrels.is_dir() else qrels)
+    names = run_names(paths)
+    runs = {name: read_run(path) for name, path in zip(names, paths, strict=True)}
+    for path, found in [(qrels, judged), *zip(paths, runs.values(), strict=True)]:
+        if not found:
+            raise ValueError(f"{path} is empty; expected a line per query and document")
+    for path, run in zip(paths, runs.values(), strict=True):
+        if not run.keys() & judged.keys():
+            asked, known = next(iter(run)), next(iter(judged))
+            raise ValueError(f"{path}: none of its queries is judged; it has ids such as {asked!r}, "
+                             f"the judgments have {known!r}")  # fmt: skip
+    baseline = baseline_of(args.baseline, paths, names)
+    rows = compare_runs(judged, runs, measures, baseline=baseline).to_dict("records")
+    for row in rows:
+        row.update({k: None if v != v else v for k, v in row.items()})
+    shares = {n: sum(judged_share(judged, r).values()) / len(judged) for n, r in runs.items()}
+    values = {n: evaluate(r, judged, measures) for n, r in runs.items()} if args.per_query else None
+    reports = {}
+    if args.worst:
+        queries = {
+            **collection.queries,
+            **(read_topics(args.queries) if args.queries else {}),
+        }
+        asked = {"measure": measures[0], "worst": args.worst}
+        others = [n for n in names if n != baseline] or [None]
+        reports = {
+            name or baseline: error_analysis(judged, runs[name or baseline], collection.documents,
+                                             queries, name and runs[baseline], **asked)
+            for name in others
+        }  # fmt: skip
+    if args.json:
+        from dataclasses import asdict
+
+        record = {"baseline": baseline, "queries": len(judged), "rows": rows, "judged@10": shares,
+                  **({"per_query": values} if values else {}),
+                  **({"errors": {n: [asdict(r) for r in found] for n, found in reports.items()}}
+                     if reports else {})}  # fmt: skip
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return 0
+    print(runs_text(rows, measures))
+    unanswered = {n: sum(q not in r for q in judged) for n, r in runs.items()}
+    notes = [f"{n} leaves {k} unanswered" for n, k in unanswered.items() if k]
+    print(f"\n{len(judged)} judged queries{''.join(f'; {note}' for note in notes)}.")
+    print(
+        "judged among the first 10: " + ", ".join(f"{n} {s:.0%}" for n, s in shares.items()) + "."
+    )
+    if len(runs) > 1:
+        print(f"p: paired randomisation test against {baseline}, Holm-corrected for each metric.")
+    if values:
+        columns = {
+            f"{n} {m}" if len(names) > 1 else m: values[n][m] for n in names for m in measures
+        }
+        rows = [{"query": q, **{c: f"{v[q]:.4f}" for c, v in columns.items()}} for q in judged]
+        print("\n" + table(rows, right=list(columns)))
+    for name, found in reports.items():
+        print(f"\n{name}\n{'=' * len(name)}\n{error_text(found)}")
+    return 0
+
+
+def qrels_file(folder: Path, split: str) -> Path:
+    """The judgments of a split in a BEIR folder."""
+    found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    if not found:
+        raise ValueError(f"{folder} has no qrels/*.tsv; expected a BEIR folder, or a file")
+    if split not in found:
+        raise UnknownName("split", split, found)
+    return found[split]
+
+
+def baseline_of(given: str | None, paths: Sequence[Path], names: Sequence[str]) -> str:
+    """The name of the run that others are compared with; the first if none is given."""
+    for path, name in zip(paths, names, strict=True):
+        if given is None or given in (str(path), path.name, name):
+            return name
+    raise UnknownName("run for --baseline", given, names)
+
+
+def runs_text(rows: Sequence[dict], measures: Sequence[str]) -> str:
+    """One table; with one metric more in width, with several a block for each."""
+    lines = []
+    for measure in measures:
+        part = [r for r in rows if r["measure"] == measure]
+        shown = [
+            {"run": r["run"] if len(r["run"]) <= 24 else "…" + r["run"][-23:],
+             measure: f"{r['mean']:.4f}", "95 % interval": f"{r['low']:.4f}-{r['high']:.4f}"}
+            for r in part
+        ]  # fmt: skip
+        for line, r in zip(shown, part, strict=True):
+            if len(part) > 1:
+                same = r["difference"] is None
+                counts = "/".join(str(int(r[k])) for k in ("wins", "ties", "losses") if not same)
+                line |= {"change": "" if same else f"{r['difference']:+.4f}", "p": p_text(r["p"]),
+                         "won/tied/lost": counts}  # fmt: skip
+        lines.append(table(shown, right=[c for c in shown[0] if c != "run"]))
+    return "\n\n".join(lines)
+
+
+def load_ranker(name: str):
+    """An encoder or a reranker by folder or name."""
+    import transformers
+
+    from rankbench.models.loading import load_model
+
+    transformers.logging.disable_progress_bar()
+    return load_model(name)
+
+
+def index_of(model: str, documents, folder: str | None, args):
+    """An index of documents: in memory, or the one in a folder, made or finished if need be."""
+    from rankbench.models.base import Encoder
+    from rankbench.training.retrieval import build_bm25, build_index, load_bm25, save_bm25
+
+    progress = sys.stderr.isatty() and not args.json
+    restart = getattr(args, "restart", False)
+    if model == "bm25":
+        if folder and not restart and (Path(folder) / "index.json").is_file():
+            return load_bm25(folder, documents)
+        index = build_bm25(documents, progress=progress)
+        if folder:
+            save_bm25(index, folder)
+        return index
+    encoder = load_ranker(model)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"{model} is a reranker and cannot search; use it with --rerank")
+    dtype = "float16" if getattr(args, "half", False) else index_dtype(folder)
+    return build_index(encoder, documents, folder, block=getattr(args, "block", None) or
+                       index_block(folder), dtype=dtype, progress=progress, resume=not restart)  # fmt: skip
+
+
+def index_settings(folder: str | None) -> dict:
+    """What a folder's index was made with; nothing if there is none."""
+    path = Path(folder or "") / "index.json"
+    try:
+        return json.loads(path.read_text("utf-8")) if folder and path.is_file() else {}
+    except json.JSONDecodeError:
+        return {}  # build_index says what is wrong with it
+
+
+def index_dtype(folder: str | None) -> str:
+    return index_settings(folder).get("dtype", "float32")
+
+
+def index_block(folder: str | None) -> int | None:
+    return index_settings(folder).get("block")
+
+
+def make_index(args) -> int:
+    from rankbench.data.collections import load_collection
+
+    documents = load_collection(args.collection, progress=sys.stderr.isatty()).documents
+    try:
+        index = index_of(args.model, documents, args.output, args)
+    except KeyboardInterrupt:
+        done = len(index_settings(args.output).get("blocks", ()))
+        print(f"\ninterrupted; {done} finished blocks are kept in {args.output}.\n"
+              "Repeat the command to go on.", file=sys.stderr)  # fmt: skip
+        return 130
+    size = sum(p.stat().st_size for p in Path(args.output).rglob("*") if p.is_file())
+    facts = {"kind": index.kind, "documents": len(index), "blocks": len(index.blocks),
+             "bytes": size, "folder": args.output}  # fmt: skip
+    text = f"{len(index):,} documents, {index.kind}, {size / 2**20:.1f} MiB in {args.output}"
+    print(json.dumps(facts) if args.json else text)
+    return 0
+
+
+def search_collection(args) -> int:
+    from rankbench.data.collections import load_collection
+    from rankbench.models.base import Reranker
+    from rankbench.training.retrieval import SparseIndex
+
+    if args.k < 1 or args.depth < 1:
+        raise ValueError("--k and --depth are numbers of documents; expected at least 1")
+    documents = load_collection(args.collection, progress=sys.stderr.isatty()).documents
+    index = index_of(args.model, documents, args.index, args)
+    reranker = load_ranker(args.rerank) if args.rerank else None
+    if reranker is not None and not isinstance(reranker, Reranker):
+        raise ValueError(f"{args.rerank} is no reranker; give it as MODEL")
+    if args.explain and not isinstance(index, SparseIndex):
+        raise ValueError("--explain shows shared terms; only bm25 and sparse models have them")
+    asked = [args.query] if args.query is not None else typed_queries()
+    for query in asked:
+        found = search_one(query, index, reranker, documents, args)
+        if args.json:
+            print(json.dumps({"query": query, "results": found}, indent=1, ensure_ascii=False))
+        else:
+            print(results_text(found), flush=True)
+    return 0
+
+
+def typed_queries():
+    """Lines that a person types, or that come through a pipe."""
+    while True:
+        if sys.stdin.isatty():
+            print("query: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def search_one(query: str, index, reranker, documents, args) -> list[dict]:
+    from rankbench.training.retrieval import rerank, search_run, shared_terms
+
+    run = search_run(index, {"q": query}, max(args.k, args.depth) if reranker else args.k)
+    if reranker is not None:
+        run = rerank(reranker, run, documents, {"q": query}, args.depth)
+    results = []
+    for rank, (key, score) in enumerate(list(run["q"].items())[: args.k], 1):
+        row = {"rank": rank, "score": score, "document": key, "text": documents[key].full}
+        if args.explain:
+            row["terms"] = shared_terms(index, query, key)
+        results.append(row)
+    return results
+
+
+def results_text(results: Sequence[dict]) -> str:
+    if not results:
+        return "nothing found\n"
+    lines = []
+    for r in results:
+        lines.append(f"{r['rank']:>3}  {r['score']:.4f}  {r['document']}")
+        text = " ".join(r["text"].split())
+        lines += textwrap.wrap(textwrap.shorten(text, 150, placeholder=" …"), 80,
+                               initial_indent=" " * 5, subsequent_indent=" " * 5)  # fmt: skip
+        if "terms" in r:
+            terms = ", ".join(f"{term} {value:.3f}" for term, value in r["terms"])
+            lines += textwrap.wrap(f"terms: {terms}", 80, initial_indent=" " * 5,
+                                   subsequent_indent=" " * 12)  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
 def make_parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = Parser(
@@ -551,6 +804,69 @@ def make_parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", nargs="?", default="pydocs", help="pydocs or a BEIR folder"
     )
     sub.add_argument("--output", metavar="DIR", help="with build: also write it as a BEIR folder")
+
+    sub = command(
+        "eval", evaluate_runs, "Evaluate runs against judgments, and compare them.",
+        epilog="RUN is a file in TREC format, plain or .gz. QRELS is a file in TREC or BEIR\n"
+        "format, or a BEIR folder. Each metric gets a bootstrap interval; with several\n"
+        "runs also a paired randomisation test against the baseline, corrected by Holm,\n"
+        "and how many queries were won, tied and lost. Metrics are those of ir_measures.\n\n"
+        "--worst N shows queries with their texts: the N worst of a run, or, with several\n"
+        "runs, the N that gained and the N that lost most against the baseline.\n\n"
+        "examples:\n"
+        "  rankbench eval mine.run qrels.txt --metrics nDCG@10,RR@10,AP\n"
+        "  rankbench eval mine.run qrels.txt bm25.run.gz --baseline bm25.run.gz\n"
+        "  rankbench eval mine.run data/scifact --split test --worst 5",
+    )  # fmt: skip
+    sub.add_argument("first", metavar="RUN", help="a run")
+    sub.add_argument("qrels", metavar="QRELS", help="judgments: a file, or a BEIR folder")
+    sub.add_argument("others", metavar="RUN2", nargs="*", help="more runs")
+    sub.add_argument("--metrics", metavar="M,...", default="nDCG@10,RR@10,R@100",
+                     help="metrics (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--baseline", metavar="RUN", help="compare with this run (default: the first)")
+    sub.add_argument("--split", default="test", help="of a BEIR folder (default: %(default)s)")
+    sub.add_argument("--per-query", action="store_true", help="also print every query's values")
+    sub.add_argument("--worst", metavar="N", type=int, default=0, help="show N queries with texts")
+    sub.add_argument("--corpus", metavar="DIR", help="BEIR folder with the texts for --worst")
+    sub.add_argument("--queries", metavar="FILE",
+                     help="texts of queries: id, tab, text, or BEIR's JSON lines")  # fmt: skip
+
+    where = "pydocs or a BEIR folder (default: %(default)s)"
+    what = "bm25, a folder with a saved model, or a hub name"
+    sub = command(
+        "search", search_collection, "Ask a model by hand.",
+        epilog="Without a query, queries are read from the terminal, one on each line. With\n"
+        "--index the encoded documents are kept in a folder and found there next time.\n\n"
+        "examples:\n"
+        '  rankbench search bm25 "sort an array in place" --explain\n'
+        '  rankbench search my-model "sort an array" --collection pydocs --index idx\n'
+        "  rankbench search bm25 --collection data/scifact --rerank my-cross-encoder",
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help=what)
+    sub.add_argument("query", metavar="QUERY", nargs="?", help="what to look for")
+    sub.add_argument("--collection", default="pydocs", help=where)
+    sub.add_argument("--k", type=int, default=10, help="documents shown (default: %(default)s)")
+    sub.add_argument("--index", metavar="DIR", help="keep the index there")
+    sub.add_argument("--rerank", metavar="MODEL", help="a reranker for the first --depth documents")
+    sub.add_argument("--depth", type=int, default=100, metavar="N",
+                     help="documents that are reranked (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--explain", action="store_true",
+                     help="bm25 and sparse models: the terms that make up a score")  # fmt: skip
+
+    sub = command(
+        "index", make_index, "Encode the documents of a collection and keep them.",
+        epilog="Documents are encoded block by block; repeat the command after an interruption\n"
+        "to go on. `rankbench search --index DIR` searches what was made.\n\n"
+        "examples:\n"
+        "  rankbench index my-model --collection data/scifact --output idx --half\n"
+        "  rankbench index bm25 --collection pydocs --output bm25-idx",
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help=what)
+    sub.add_argument("--collection", default="pydocs", help=where)
+    sub.add_argument("--output", metavar="DIR", required=True, help="where the index goes")
+    sub.add_argument("--half", action="store_true", help="half precision: half the space")
+    sub.add_argument("--block", type=int, metavar="N", help="documents of a block")
+    sub.add_argument("--restart", action="store_true", help="encode everything again")
     return parser
 
 

@@ -1,5 +1,7 @@
 import functools
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +122,13 @@ def test_a_failing_check_fails_the_command(capsys, monkeypatch):
         ),
         (["compare", "--task", "letor", "--collection", "nowhere"], "no collection 'nowhere'"),
         (["losses", "--family", "pairwse"], "unknown family 'pairwse'; did you mean pairwise"),
+        (["eval", "a.run", "qrels", "--metrics", "nDGC@10"], "did you mean nDCG@10"),
+        (["eval", "a.run", "qrels", "--metrics", "P"], "takes a cutoff such as @10"),
+        (["eval", "a.run", "qrels"], "qrels, line 0: not found"),
+        (["eval", "a.run", "qrels", "--worst", "3"], "--worst shows texts; give --corpus"),
+        (["search", "bm25", "x", "--collection", "nowhere"], "no collection 'nowhere'"),
+        (["search", "bm25", "x", "--k", "0"], "expected at least 1"),
+        (["index", "bm25", "--collection", "nowhere", "--output", "x"], "no collection 'nowhere'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, message):
@@ -251,3 +260,171 @@ def test_ctrl_c_keeps_what_is_finished(folder, letor, tmp_path, task):
     assert process.returncode == 130, err
     assert "finished units are kept" in err and "--resume" in err
     assert all(json.loads(p.read_text()) for p in units.glob("*.json"))
+
+
+# Runs in files
+
+
+@pytest.fixture(scope="module")
+def runs(folder, tmp_path_factory):
+    """BM25's run on the tiny collection, one that is always wrong, and one of strangers."""
+    from rankbench.data.formats import write_run
+    from rankbench.training.evaluation import bm25_run
+
+    place, collection = tmp_path_factory.mktemp("runs"), make_collection()
+    good = {q: dict.fromkeys(ds, 1.0) for q, ds in collection.split("test").items()}
+    write_run(good, place / "good.run.gz")
+    write_run(bm25_run(collection, list(good)), place / "bm25.run", notes=[])
+    write_run({q: {"d0-5": 1.0} for q in good}, place / "bad.run")
+    write_run({"stranger": {"d0-0": 1.0}}, place / "stranger.run")
+    lines = [f"{q} 0 {d} {g}" for q, ds in collection.split("test").items() for d, g in ds.items()]
+    (place / "qrels.txt").write_text("\n".join(lines) + "\n")
+    return place
+
+
+def test_eval_prints_a_table_that_fits(capsys, runs):
+    paths = runs / "bad.run", runs / "qrels.txt", runs / "good.run.gz", runs / "bm25.run"
+    status, out, _ = run(capsys, "eval", *paths)
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["bad", "good", "bm25"]
+    assert "p: paired randomisation test against bad" in out and "12 judged queries" in out
+    assert out.count("won/tied/lost") == 3
+
+
+def test_eval_reads_a_beir_folder_and_says_the_same(capsys, runs, folder):
+    for qrels in (runs / "qrels.txt", folder, f"{folder}/qrels/test.tsv"):
+        status, out, _ = run(capsys, "eval", runs / "bad.run", qrels, "--metrics", "AP", "--json")
+        record = json.loads(out)
+        assert status == 0 and record["queries"] == 12
+        assert record["rows"][0]["mean"] == pytest.approx(1 / 12 / 6)  # one of six, for one of 12
+
+
+def test_eval_compares_with_a_named_run_query_by_query(capsys, runs, folder):
+    paths = [runs / "bad.run", folder, runs / "good.run.gz"]
+    options = ["--baseline", "good.run.gz", "--per-query", "--metrics", "R@100", "--json"]
+    record = json.loads(run(capsys, "eval", *paths, *options)[1])
+    bad, good = record["rows"]
+    assert record["baseline"] == "good" and good["p"] is None and bad["losses"] == 12
+    assert record["per_query"]["good"]["R@100"]["q3-0"] == 1.0
+    _, out, _ = run(capsys, "eval", *paths, *options[:-1])
+    assert re.search(r"^q3-0 +0\.0000 +1\.0000$", out, re.M)
+
+
+def test_eval_shows_texts(capsys, runs, folder):
+    status, out, _ = run(capsys, "eval", runs / "bad.run", folder, "--worst", "2")
+    assert status == 0 and out.count("worst  q") == 2 and "missed" in out
+    paths = runs / "bad.run", runs / "qrels.txt", runs / "good.run.gz"
+    _, out, _ = run(capsys, "eval", *paths, "--corpus", folder, "--worst", "1")
+    assert "improved  q" in out and make_collection().documents["d0-5"].full[:20] in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q Q0 d 1 0.5\n", "line 1: expected"),
+        ("q Q0 d 1 0.5 n\nq Q0 d 2 0.4 n\n", "line 2: .*'d'"),
+        ("q Q0 d 1 nan n\n", "line 1: .*nan"),
+        ("", "is empty"),
+        ("\x00\udcff", "line 1: byte 2 of the line is not UTF-8"),
+    ],
+)
+def test_broken_runs_are_one_line(capsys, runs, tmp_path, text, message):
+    (tmp_path / "x.run").write_bytes(text.encode("utf-8", "surrogateescape"))
+    status, _, err = run(capsys, "eval", tmp_path / "x.run", runs / "qrels.txt")
+    assert status == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1
+
+
+def test_eval_says_what_does_not_fit(capsys, runs, folder, tmp_path):
+    for arguments, message in (
+        ([runs / "stranger.run", folder], "none of its queries is judged; it has ids such as"),
+        (
+            [runs / "bad.run", folder, "--split", "tests"],
+            "unknown split 'tests'; did you mean test",
+        ),
+        ([runs / "bad.run", folder, "--baseline", "bat"], "unknown run for --baseline 'bat'"),
+        ([runs / "bad.run", tmp_path], "has no qrels/*.tsv"),
+    ):
+        status, _, err = run(capsys, "eval", *arguments)
+        assert status == 2 and message in err and len(err.strip().splitlines()) == 1
+
+
+# Searching by hand
+
+
+def test_search_prints_documents_and_why(capsys, folder):
+    document = make_collection().documents["d2-1"].full
+    query = " ".join(document.split()[:6])
+    status, out, _ = run(capsys, "search", "bm25", query, "--collection", folder, "--explain",
+                         "--k", "3")  # fmt: skip
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert out.splitlines()[0].split()[::2] == ["1", "d2-1"] and out.count("terms: ") == 3
+    _, out, _ = run(capsys, "search", "bm25", query, "--collection", folder, "--json")
+    assert json.loads(out)["results"][0]["text"] == document
+    _, out, _ = run(capsys, "search", "bm25", "zzzzz", "--collection", folder)
+    assert out.strip() == "nothing found"
+
+
+def test_search_reads_queries_from_the_terminal(capsys, folder, monkeypatch):
+    words = make_collection().documents["d2-1"].full.split()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{words[0]}\n\n{words[1]}\n"))
+    status, out, _ = run(capsys, "search", "bm25", "--collection", folder, "--k", "1")
+    assert status == 0 and len(re.findall(r"^  1  ", out, re.M)) == 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from rankbench.models.static_encoder import StaticEncoder
+
+    place = tmp_path_factory.mktemp("model") / "static"
+    texts = [d.full for d in make_collection().documents.values()]
+    StaticEncoder.from_texts(texts, size=300, dim=8).save(place)
+    return str(place)
+
+
+def test_an_index_is_made_once_and_searched(capsys, folder, model, tmp_path):
+    where = ["--collection", folder]
+    for name, more in (("bm25", []), (model, ["--half", "--block", "50"])):
+        place = tmp_path / name.rpartition("/")[2]
+        status, out, _ = run(capsys, "index", name, *where, "--output", place, *more)
+        assert status == 0 and out.startswith("72 documents, ")
+        query = make_collection().documents["d1-1"].full
+        found = [
+            json.loads(run(capsys, "search", name, query, *where, "--json", *kept)[1])["results"]
+            for kept in ([], ["--index", place])
+        ]
+        assert [r["document"] for r in found[0]] == [r["document"] for r in found[1]]
+        assert found[0][0]["document"] == "d1-1"
+    status, _, err = run(capsys, "search", "bm25", "x", *where, "--index", tmp_path / "static")
+    assert status == 2 and "holds a dense index" in err
+    status, _, err = run(capsys, "search", model, "x", *where, "--explain")
+    assert status == 2 and "only bm25 and sparse models" in err
+    status, _, err = run(capsys, "search", "bm25", "x", *where, "--rerank", model)
+    assert status == 2 and "is no reranker" in err
+
+
+def test_search_reranks(capsys, folder, monkeypatch):
+    from rankbench import cli
+    from rankbench.models.base import Reranker
+
+    class Last(Reranker):
+        def score(self, lists, batch_size=64, progress=False):
+            return [[float(i) for i, _ in enumerate(documents)] for _, documents in lists]
+
+    monkeypatch.setattr(cli, "load_ranker", lambda name: Last())
+    query = make_collection().documents["d1-1"].full
+    plain, turned = (
+        json.loads(run(capsys, "search", "bm25", query, "--collection", folder, "--json", *more)[1])
+        for more in ([], ["--rerank", "last", "--depth", "3"])
+    )
+    names = [[r["document"] for r in found["results"]] for found in (plain, turned)]
+    assert names[1] == [*names[0][2::-1], *names[0][3:]][: len(names[1])]
+
+
+@pytest.mark.parametrize("command", ["eval", "search", "index"])
+def test_help_fits_the_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "examples:" in out

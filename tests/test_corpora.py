@@ -242,7 +242,10 @@ def test_a_compressed_file(folder, tmp_path):
         ('{"_id": "d0-0", "text": "again"}', "line 73: _id 'd0-0' is there twice"),
         ('{"_id": "x", "text": "\\ud800"}', "one of documents 1 to 73 is no Unicode text"),
         ('{"_id": "\\ud800", "text": ""}', "one of documents 1 to 73 is no Unicode text"),
-        ('{"_id": "x", "text": "", "title": 3}', "line 73: expected a JSON object .*title is missing or no text"),
+        (
+            '{"_id": "x", "text": "", "title": 3}',
+            "line 73: expected a JSON object .*title is missing or no text",
+        ),
     ],
 )
 def test_a_broken_corpus_leaves_nothing_behind(folder, tmp_path, line, expected):

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..data.collections import Collection
 from ..data.features import FeatureData
+from ..data.formats import write_run
 from ..recipes import Recipe, settings_to_try
 from ..records import PeakMemory, peak_memory, provenance, write_json
 from rankbench.training.evaluation import (
@@ -32,7 +33,6 @@ from rankbench.training.evaluation import (
     holm,
     paired_test,
     parse_measures,
-    write_run,
 )
 from .list_training import FeatureTask
 from .tasks import RetrievalTask, Task, Unit
@@ -148,7 +148,7 @@ def run_unit(
     if unit.role != "tune":
         run = {} if outcome.diverged else outcome.run
         result["values"] = evaluate(run, task.judgments(unit.split), recipe.measures)
-        write_run(run, comparison.folder / "runs" / f"{unit.name}.run.gz", unit.name)
+        write_run(run, comparison.folder / "runs" / f"{unit.name}.run.gz", unit.name, notes=[])
     write_json(comparison.path(unit), result)
     return result
 

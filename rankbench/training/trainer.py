@@ -22,7 +22,8 @@ from ..core import UnknownName, as_components
 from ..data.collections import Collection, positive_pairs, training_documents
 from ..losses.combining import WeightedSum, gradient_norms, keywords_of
 from ..models.base import Encoder
-from .evaluation import bm25_run, dense_run, evaluate
+from .evaluation import bm25_run, evaluate
+from .retrieval import retrieve
 
 # %% ../../nbs/training/10_trainer.ipynb #a369fdec
 def check_trainable(
@@ -91,7 +92,7 @@ class PairData:
     def rank(self, encoder: Encoder, split: str, depth: int = 100) -> dict[str, dict[str, float]]:
         """The run of an encoder on the queries of a split."""
         asked = {q: self.queries[q] for q in self.collection.split(split)}
-        return dense_run(encoder, self.documents, asked, depth)
+        return retrieve(encoder, self.documents, asked, depth)
 
 # %% ../../nbs/training/10_trainer.ipynb #cb9f5a09
 @dataclass(frozen=True)
