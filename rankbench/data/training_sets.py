@@ -117,12 +117,12 @@ def _texts(queries: Mapping | None, documents: Mapping | None) -> Texts | None:
         raise ValueError("rows of ids need queries and documents; one of them is missing.")
     return None if documents is None else Texts(documents)
 
-# %% ../../nbs/data/52_training_sets.ipynb #063473e8
-Run = Mapping[str, Mapping[str, float]]  # query id → document id → score
+# %% ../../nbs/data/52_training_sets.ipynb #bd85a0ee
+Run = Mapping[str, Mapping[str, float | int]]  # query id → document id → score
 
 
 def ranked(
-    results: Mapping[str, float],  # Document id → score.
+    results: Mapping[str, float | int],  # Document id → score.
     depth: int | None = None,  # Keep so many of the best.
 ) -> list[str]:  # Best first; equal scores in the order of the ids.
     """The ids of a query's results in order."""
@@ -212,7 +212,7 @@ class PairSet(NotedSet):
                 ids.append(found[place])
         return self.example(query, ids)
 
-# %% ../../nbs/data/52_training_sets.ipynb #3713204b
+# %% ../../nbs/data/52_training_sets.ipynb #55c2d3e4
 class TripleSet(NotedSet):
     """Rows of (query, positive, negative, ...)."""
 
@@ -224,7 +224,8 @@ class TripleSet(NotedSet):
         queries: Mapping[str, str] | None = None,  # Query id → text.
         documents: Mapping[str, Document | str] | None = None,  # Document id → text.
         num_negatives: int | None = None,  # Drawn per row and epoch; None: all.
-        scores: Iterable[Sequence[float]] | None = None,  # A teacher's, one for each document.
+        scores: Iterable[Sequence[float | int]]
+        | None = None,  # A teacher's, one for each document.
         seed: int = 0,
     ):
         self.queries, self.documents = queries, _texts(queries, documents)
@@ -258,8 +259,10 @@ class TripleSet(NotedSet):
         labels = None if self.scores is None else [self.scores[row][i] for i in shown]
         return self.example(query, [ids[i] for i in shown], labels)
 
-# %% ../../nbs/data/52_training_sets.ipynb #a9c479fa
-def _check_rows(rows: Sequence[Sequence[str]], scores: Sequence[Sequence[float]] | None) -> None:
+# %% ../../nbs/data/52_training_sets.ipynb #022773c0
+def _check_rows(
+    rows: Sequence[Sequence[str]], scores: Sequence[Sequence[float | int]] | None
+) -> None:
     """Raise a ValueError that names the first row that is none."""
     for i, row in enumerate(rows):
         if isinstance(row, str) or len(row) < 2 or not all(isinstance(x, str) for x in row):
@@ -272,7 +275,7 @@ def _check_rows(rows: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]
     if scores is not None and len(scores) != len(rows):
         raise ValueError(f"there are {len(rows)} rows but scores for {len(scores)}.")
 
-# %% ../../nbs/data/52_training_sets.ipynb #d58e262a
+# %% ../../nbs/data/52_training_sets.ipynb #7a568049
 class RunSet(NotedSet):
     """A part of the ranking of each query, with the scores or ranks of a teacher, or grades."""
 
@@ -350,7 +353,7 @@ class RunSet(NotedSet):
         label = self._labels(query, known, scores)
         return self.example(query, ids, [label.get(d, 0) for d in ids])
 
-    def _labels(self, query: str, known: Sequence[str], scores: Sequence[float]) -> dict:
+    def _labels(self, query: str, known: Sequence[str], scores: Sequence[float | int]) -> dict:
         """Document id → label."""
         if self.targets == "relevance":
             return {d: max(g, 0) for d, g in self.judgments[query].items()}
@@ -436,9 +439,9 @@ class ListSet(NotedSet):
             labels = [min(y, 1) for y in labels]
         return self.example(query, [best, *rest], labels)
 
-# %% ../../nbs/data/52_training_sets.ipynb #f3c026f3
+# %% ../../nbs/data/52_training_sets.ipynb #9ccaa87b
 def labelled_lists(
-    rows: Iterable[tuple[str, Sequence[str], Sequence[float]]],  # (query, documents, labels)
+    rows: Iterable[tuple[str, Sequence[str], Sequence[float | int]]],  # Query, documents, labels.
     targets: str = "relevance",  # What the labels mean: "relevance", "binary", "score" or "rank".
 ) -> Examples:
     """Lists of texts with their labels."""
@@ -590,13 +593,14 @@ def check_targets(
         if not isinstance(training_set, str) and len(training_set):
             _check_labels(card, training_set)
 
-# %% ../../nbs/data/52_training_sets.ipynb #74056c96
+# %% ../../nbs/data/52_training_sets.ipynb #f3ab332a
 def _misfit(card: LossCard, targets: str, training_set: TrainingSet | str) -> str:
     """What a loss needs, what it gets, and what would fit."""
     who = "the set" if isinstance(training_set, str) else f"this {type(training_set).__name__}"
     fitting = " or ".join(repr(t) for t in targets_for(card))
-    near = [n for n in losses_for(targets) if find(n).signature == card.signature]
-    near = list(dict.fromkeys([*near[:4], *losses_for(targets)]))
+    others = losses_for(targets)
+    alike = {c.name for c in cards(signature=card.signature)}
+    near = list(dict.fromkeys([*[n for n in others if n in alike][:4], *others]))
     return (
         f"{card.name} needs {NEEDS[card.labels]}, but {who} gives targets {targets!r} "
         f"({TARGETS[targets]}). With targets={fitting} {card.name} fits; "
