@@ -20,7 +20,7 @@ from ..core import UnknownName
 from .examples import Example, Examples, TrainingSet
 from .training_sets import NotedSet
 
-# %% ../../nbs/data/55_batches.ipynb #6ff67540
+# %% ../../nbs/data/55_batches.ipynb #0bae4f4d
 class Batches(Sampler):
     """Lists of positions in a training set, for `DataLoader(batch_sampler=...)`."""
 
@@ -54,14 +54,15 @@ class Batches(Sampler):
         return np.random.default_rng((self.seed, epoch, repeat))
 
     def kept(self, epoch: int, repeat: int = 0) -> list[np.ndarray]:
-        """The plan without batches that are too small."""
-        least = self.size if self.drop_last else self.world  # something for every process
+        """The plan; with `drop_last` without batches that are not full."""
+        least = self.size if self.drop_last else 1
         return [b for b in self.plan(epoch, repeat) if len(b) >= least]
 
     def batches(self) -> list[np.ndarray]:
         """The batches of this epoch, those of all processes together."""
         if self._planned[:1] != (self.epoch,):
-            self._planned = (self.epoch, self.kept(self.epoch))
+            shared = [b for b in self.kept(self.epoch) if len(b) >= self.world]  # some for each
+            self._planned = (self.epoch, shared)
         return self._planned[1]
 
     def __len__(self) -> int:
