@@ -312,7 +312,7 @@ def mine_hard_negatives(
     examples = Examples(list(dict.fromkeys(made)), "score" if output_scores else labelled)
     return Mined(examples, report, [q for q in queues if q.candidates])
 
-# %% ../../nbs/data/60_mining.ipynb #2a08ece4
+# %% ../../nbs/data/60_mining.ipynb #ec1c13dc
 def _check_mining(
     num_negatives: int, sampling: str, output_format: str, rules: dict[str, Any]
 ) -> MiningRules:
@@ -324,8 +324,13 @@ def _check_mining(
         raise UnknownName("way to sample negatives", sampling, ("top", "random"))
     if output_format not in OUTPUT_FORMATS:
         raise UnknownName("output format", output_format, OUTPUT_FORMATS)
-    check_positive("num_negatives", num_negatives, such_as=3)
+    _check_count("num_negatives", num_negatives)
     return MiningRules(**rules)
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{name} is {count}; expected a whole number above 0.")
 
 
 def _passed(
@@ -409,7 +414,7 @@ def _formatted(
         queue.query_id, tuple(ids[i] for i in part), queue.relevant,
     ) for part in parts[output_format] if taken]  # fmt: skip
 
-# %% ../../nbs/data/60_mining.ipynb #07d008e6
+# %% ../../nbs/data/60_mining.ipynb #b0a62a53
 class DynamicNegatives(NotedSet):
     """Mined pairs whose negatives are replaced once they have become easy."""
 
@@ -427,8 +432,9 @@ class DynamicNegatives(NotedSet):
     ):
         if initial not in ("mined", "first"):
             raise UnknownName("kind of initial score", initial, ("mined", "first"))
-        for name, value in (("every", every), ("ratio", ratio), ("num_negatives", num_negatives)):
-            check_positive(name, value, such_as=1)
+        _check_count("every", every)
+        _check_count("num_negatives", num_negatives)
+        check_positive("ratio", float(ratio), such_as=1.15)
         self.queues = [q for q in queues if q.candidates]
         if not self.queues:
             raise ValueError("there is no pair with candidates; mine with wider rules.")
