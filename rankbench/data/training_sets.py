@@ -593,13 +593,15 @@ def check_targets(
         if not isinstance(training_set, str) and len(training_set):
             _check_labels(card, training_set)
 
-# %% ../../nbs/data/52_training_sets.ipynb #f3ab332a
+# %% ../../nbs/data/52_training_sets.ipynb #25d48cf6
 def _misfit(card: LossCard, targets: str, training_set: TrainingSet | str) -> str:
     """What a loss needs, what it gets, and what would fit."""
     who = "the set" if isinstance(training_set, str) else f"this {type(training_set).__name__}"
     fitting = " or ".join(repr(t) for t in targets_for(card))
     others = losses_for(targets)
     alike = {c.name for c in cards(signature=card.signature)}
+    if card.signature != "log_probs":  # language models are somebody else's business
+        others = [n for n in others if find(n).signature != "log_probs"]
     near = list(dict.fromkeys([*[n for n in others if n in alike][:4], *others]))
     return (
         f"{card.name} needs {NEEDS[card.labels]}, but {who} gives targets {targets!r} "
