@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'MODULES', 'CARD', 'TermScorer', 'SparseEncoder', 'SpladeEncoder', 'write_tokenizer', 'write_side',
-           'write_modules', 'write_router', 'write_encoder', 'write_rest', 'read_encoder']
+           'write_modules', 'write_router', 'write_rest', 'read_encoder']
 
 # %% ../../nbs/models/20_splade.ipynb #452237d6
 import json
@@ -186,7 +186,7 @@ def _exceeded_by(share: float, states: Tensor, weight: Tensor) -> float:
         top = top.topk(min(keep + 1, len(top))).values
     return top[-1].item()
 
-# %% ../../nbs/models/20_splade.ipynb #e2cc35a6
+# %% ../../nbs/models/20_splade.ipynb #c5887a13
 class SpladeEncoder(SparseEncoder):
     """Weights over the terms of a vocabulary, by a language model."""
 
@@ -221,6 +221,7 @@ class SpladeEncoder(SparseEncoder):
         self.head, self.top_k, self.prompts, self.chunk = head, top_k, dict(prompts or {}), chunk
         self.register_buffer("columns", None, persistent=False)
         self.set_vocabulary(vocabulary)
+        self.eval()  # without dropout, until training asks for it
 
     @property
     def dim(self) -> int:
@@ -293,10 +294,19 @@ class SpladeEncoder(SparseEncoder):
             limit = _exceeded_by(share, states, self.decoder_of(role)[0])
             torch.nn.init.constant_(scorer.bias, -limit)
 
+    def write(self, folder: Path) -> None:
+        """One list of modules, or a router with two, and our settings beside them."""
+        if self.query_scorer is None:
+            write_modules(folder, write_side(folder, self, self.scorer))
+        else:
+            parts = {role: (self.scorer_of(role), f"{role}_") for role in ROLES}
+            write_router(folder, {r: write_side(folder, self, *p) for r, p in parts.items()})
+        write_rest(folder, self)
+
     def save(self, folder: str | Path) -> None:
-        """The layout of sentence-transformers, and our settings beside it."""
+        """The layout of sentence-transformers, in full or not at all."""
         with _saved_to(folder) as partial:
-            write_encoder(partial, self)
+            self.write(partial)
 
     @classmethod
     def load(cls, folder: str | Path, **config: Any) -> "SpladeEncoder":
@@ -427,16 +437,6 @@ def write_router(folder: Path, sides: Mapping[str, Sequence[tuple[str, str]]]) -
         "structure": {role: [path for path, _ in side] for role, side in sides.items()},
         "parameters": {"default_route": "document", "allow_empty_key": True, "route_mappings": {}},
     })  # fmt: skip
-
-# %% ../../nbs/models/20_splade.ipynb #2d045588
-def write_encoder(folder: Path, encoder: SpladeEncoder) -> None:
-    """One list of modules, or a router with two."""
-    if encoder.query_scorer is None:
-        write_modules(folder, write_side(folder, encoder, encoder.scorer))
-    else:
-        parts = {role: (encoder.scorer_of(role), f"{role}_") for role in ROLES}
-        write_router(folder, {r: write_side(folder, encoder, *p) for r, p in parts.items()})
-    write_rest(folder, encoder)
 
 # %% ../../nbs/models/20_splade.ipynb #74c5f848
 CARD = """---
