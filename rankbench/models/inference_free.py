@@ -47,7 +47,7 @@ POSITIVE = {
     "softplus": (torch.nn.functional.softplus, lambda u: u + (-torch.expm1(-u)).log()),
 }  # Name → from parameters to weights, and back.
 
-# %% ../../nbs/models/25_inference_free.ipynb #be76ba82
+# %% ../../nbs/models/25_inference_free.ipynb #9a727aa4
 class InferenceFreeSplade(SparseEncoder):
     """A network for documents, a table of weights for the terms of queries."""
 
@@ -81,6 +81,7 @@ class InferenceFreeSplade(SparseEncoder):
         start = weights.clamp(min=1e-6) if positive == "softplus" else weights
         raw = POSITIVE[positive][1](start).clone().to(documents.scorer.decoder[0].device)
         self.raw = torch.nn.Parameter(raw, requires_grad=learn)
+        self.eval()  # without dropout, until training asks for it
 
     @property
     def weights(self) -> Tensor:

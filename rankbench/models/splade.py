@@ -186,7 +186,7 @@ def _exceeded_by(share: float, states: Tensor, weight: Tensor) -> float:
         top = top.topk(min(keep + 1, len(top))).values
     return top[-1].item()
 
-# %% ../../nbs/models/20_splade.ipynb #c5887a13
+# %% ../../nbs/models/20_splade.ipynb #0f487272
 class SpladeEncoder(SparseEncoder):
     """Weights over the terms of a vocabulary, by a language model."""
 
@@ -209,7 +209,7 @@ class SpladeEncoder(SparseEncoder):
         from transformers import AutoTokenizer
 
         super().__init__()
-        check_pooling(pooling, activation)
+        check_pooling(pooling, activation, chunk)
         _check_top_k(top_k)
         for role in prompts or ():
             check_role(role)

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['POOLINGS', 'ACTIVATIONS', 'check_pooling', 'splade_pool', 'head_and_pool']
 
-# %% ../../nbs/models/19_splade_pooling.ipynb #46cc9652
+# %% ../../nbs/models/19_splade_pooling.ipynb #6f83ce37
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from ..core import UnknownName, as_float, check_positive
+from ..core import UnknownName, as_float
 
-# %% ../../nbs/models/19_splade_pooling.ipynb #80f87425
+# %% ../../nbs/models/19_splade_pooling.ipynb #7db1206b
 POOLINGS = ("max", "sum")
 ACTIVATIONS = {
     "log1p_relu": lambda x: x.relu().log1p(),
@@ -23,13 +23,16 @@ ACTIVATIONS = {
 }
 
 
-def check_pooling(pooling: str, activation: str) -> None:
+def check_pooling(pooling: str, activation: str, chunk: int) -> None:
+    """Raise an error unless there is such a pooling, such an activation, and a chunk."""
     if pooling not in POOLINGS:
         raise UnknownName("pooling", pooling, POOLINGS)
     if activation not in ACTIVATIONS:
         raise UnknownName("activation", activation, ACTIVATIONS)
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected a number of tokens from 1 on, such as 32.")
 
-# %% ../../nbs/models/19_splade_pooling.ipynb #98a5ed54
+# %% ../../nbs/models/19_splade_pooling.ipynb #555b402c
 def splade_pool(
     logits: Float[Tensor, "b length terms"],
     where: Bool[Tensor, "b length"],  # True for tokens, False for padding.
@@ -42,8 +45,7 @@ def splade_pool(
 
     eᵥ = maxₜ log(1 + [wₜᵥ]₊), or the sum over t
     """
-    check_pooling(pooling, activation)
-    check_positive("chunk", chunk, 32)
+    check_pooling(pooling, activation, chunk)
     activate, shape = ACTIVATIONS[activation], (logits.shape[0], logits.shape[2])
     best, total = logits.new_full(shape, -torch.inf), as_float(logits.new_zeros(shape))
     for start in range(0, logits.shape[1], chunk):
@@ -88,7 +90,7 @@ class _HeadMax(torch.autograd.Function):
         sideways = (matrix.t() @ flat).to(weight.dtype)
         return upward, sideways, gradient.sum(0).to(weight.dtype) if ctx.bias else None, None, None
 
-# %% ../../nbs/models/19_splade_pooling.ipynb #02d5eea4
+# %% ../../nbs/models/19_splade_pooling.ipynb #6b898c20
 def head_and_pool(
     states: Float[Tensor, "b length dim"],  # Token states, as the last layer takes them.
     weight: Float[Tensor, "terms dim"],
@@ -100,8 +102,7 @@ def head_and_pool(
     chunk: int = 32,  # Tokens at a time; the value does not depend on it.
 ) -> Float[Tensor, "b terms"]:
     """`splade_pool(states @ weight.T + bias, where)`, without all those logits at once."""
-    check_pooling(pooling, activation)
-    check_positive("chunk", chunk, 32)
+    check_pooling(pooling, activation, chunk)
     if not states.shape[1]:  # No token at all is a place of padding.
         states, where = (
             torch.nn.functional.pad(states, (0, 0, 0, 1)),
