@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['HEADS', 'CONTEXTS', 'DTYPES', 'TEMPLATES', 'PairReader', 'CrossEncoder', 'opens_elsewhere']
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #12f5469b
+# %% ../../nbs/models/30_cross_encoder.ipynb #c5dc0228
 import copy
 import json
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def _check_labels(name: str | Path, config, replace_head: bool) -> None:
             "Give a model with one label, or replace_head=True for a fresh head to train."
         )
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #e9eba454
+# %% ../../nbs/models/30_cross_encoder.ipynb #aa95079d
 def _open_model(
     name: str | Path,
     head: str,
@@ -104,7 +105,7 @@ def _open_model(
     fresh = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
     if fresh:
         _log.warning("%s lacks %s: they start at random (seed %d) and need training.",
-                     name, ", ".join(sorted(fresh)), seed)  # fmt: skip
+                     Path(name).name, ", ".join(sorted(fresh)), seed)  # fmt: skip
     return model, sorted(fresh)
 
 # %% ../../nbs/models/30_cross_encoder.ipynb #cddaccbc
@@ -276,7 +277,7 @@ def _looking_around(model, context: ListEncoder, layout: ListLayout) -> Iterator
     finally:
         hook.remove()
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #1236af02
+# %% ../../nbs/models/30_cross_encoder.ipynb #9021f4a6
 def _with_lora(model, settings: Mapping[str, Any], fresh: Sequence[str], linear: bool):
     """A model of which only adapters, a linear head and fresh weights are trained."""
     try:
@@ -291,7 +292,9 @@ def _with_lora(model, settings: Mapping[str, Any], fresh: Sequence[str], linear:
         parts = {n for n, _ in model.named_parameters() if not n.startswith(f"{below}.")}
         whole |= {name.partition(".")[0] for name in parts}
     given = {**settings, "modules_to_save": sorted(whole) or None}
-    return peft.get_peft_model(model, peft.LoraConfig(**given))
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5 for a name of version 4
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, peft.LoraConfig(**given))
 
 # %% ../../nbs/models/30_cross_encoder.ipynb #c0b78b76
 class CrossEncoder(Reranker):
