@@ -67,3 +67,18 @@ def without_shape_checks(monkeypatch):
     torch.compile cannot trace the checker, and it refuses some arguments before our own errors do.
     """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folders of tiny rerankers by the names of `make_model`, made when asked for."""
+    from tiny_rerankers import build
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = build(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return folder

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rankbench.cards import cards, find
+from rankbench.cards import Loss, cards, find
+from rankbench.core import UnknownName
 from rankbench.data.features import FeatureData, FeatureLists
+from rankbench.losses.combining import scheduled, weighted_sum
 from rankbench.models.feature_ranker import (
+    AttentionRanker,
     FeatureRanker,
     Normalizer,
     fit_ridge,
@@ -18,6 +21,7 @@ from rankbench.models.feature_ranker import (
 )
 from rankbench.recipes import Recipe, make_recipe
 from rankbench.records import read_record
+from rankbench.scaling.schedules import Schedule
 from rankbench.training import comparing, list_training
 from rankbench.training.comparing import (
     Comparison,
@@ -32,11 +36,13 @@ from rankbench.training.list_training import (
     check_list_loss,
     dev_value,
     labels_for,
+    loss_of_lists,
+    make_ranker,
     parse_sizes,
     scale_settings,
     train_ranker,
 )
-from rankbench.training.tasks import RetrievalTask, fitting_losses
+from rankbench.training.tasks import RetrievalTask, Unit, fitting_losses
 
 LIST_LOSSES = fitting_losses(FeatureTask)
 
@@ -153,6 +159,123 @@ def test_ridge_solves_its_equation(data):
     assert left.abs().max() < 1e-2
 
 
+# Rows that see each other
+
+
+def attentive(data, **settings) -> AttentionRanker:
+    ranker = AttentionRanker(len(data.columns), **{"hidden": (8,), "heads": 2, **settings})
+    ranker.normalizer.fit(data.split("train").features)
+    return ranker.eval()
+
+
+@pytest.mark.parametrize("settings", [{}, {"hidden": (6, 4), "layer_norm": True, "blocks": 1}])
+def test_attention_follows_permutations_and_ignores_padding(data, settings):
+    ranker, lists = attentive(data, **settings), data.split("dev")
+    features, _, where = lists.batch(torch.arange(6))
+    scores = ranker(features, where)
+    generator = torch.Generator().manual_seed(0)
+    for i in range(6):
+        size = int(lists.sizes[i])
+        order = torch.randperm(size, generator=generator)
+        alone = ranker(features[i, order])  # one list, no mask
+        torch.testing.assert_close(alone, scores[i, order], atol=1e-5, rtol=1e-4)
+    rubbish = torch.where(where[..., None], features, 1e9)
+    torch.testing.assert_close(ranker(rubbish, where)[where], scores[where])
+
+
+def test_a_row_changes_the_scores_of_its_list_alone(data):
+    ranker = attentive(data)
+    features, _, where = data.split("dev").batch(torch.arange(2))
+    before = ranker(features, where)
+    features[0, 0, 0] += 3
+    change = (ranker(features, where) - before).abs()
+    assert change[0, 1 : int(where[0].sum())].min() > 1e-5 and not change[1].any()
+
+
+@pytest.mark.parametrize("most", [65536, 40])
+def test_rows_are_scored_by_list(data, most, monkeypatch):
+    from rankbench.models import feature_ranker
+
+    monkeypatch.setattr(feature_ranker, "MOST", most)
+    ranker, lists = attentive(data).train(), data.split("dev")
+    features, _, where = lists.batch(torch.arange(len(lists)))
+    found = ranker.score(lists.features, lists.sizes)
+    torch.testing.assert_close(found, ranker.eval()(features, where)[where], atol=1e-5, rtol=1e-4)
+    assert ranker.train().score(lists.features[:0], lists.sizes[:0]).shape == (0,)
+
+
+def test_rows_without_their_lists_are_refused(data):
+    ranker, rows = attentive(data), data.split("dev").features
+    with pytest.raises(ValueError, match="rows and no sizes; expected the number of rows of each"):
+        ranker.score(rows)
+    with pytest.raises(ValueError, match="sizes that add up to 5; expected"):
+        ranker.score(rows, torch.tensor([2, 3]))
+    with pytest.raises(ValueError, match="hidden is empty; attention needs a hidden layer"):
+        AttentionRanker(4, hidden=())
+
+
+def test_a_row_is_no_list(data, without_shape_checks):
+    with pytest.raises(ValueError, match=r"shape \(4,\).*attention scores lists, not rows"):
+        attentive(data)(data.split("dev").features[0])
+
+
+def test_attention_can_start_as_the_ranker_without_it(data):
+    ranker, plain = attentive(data, identity=True), fitted(data, hidden=(8,))
+    features, _, where = data.split("dev").batch(torch.arange(6))
+    assert ranker(features, where).equal(plain(features))
+
+
+def test_places_give_up_equivariance(data):
+    ranker = attentive(data, positions=3)
+    features = data.split("dev").batch(torch.arange(1))[0]
+    order = torch.arange(features.shape[1]).flip(0)
+    assert ranker(features[:, order]).allclose(ranker(features)[:, order], atol=1e-5)  # untrained
+    with torch.no_grad():
+        ranker.places.weight[:] = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    assert not ranker(features[:, order]).allclose(ranker(features)[:, order], atol=1e-2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"positions": 4, "dropout": 0.1, "identity": True}])
+def test_a_saved_attention_ranker_scores_the_same(data, tmp_path, settings):
+    ranker, lists = attentive(data, **settings), data.split("test")
+    save_ranker(ranker, tmp_path / "ranker")
+    again = load_ranker(tmp_path / "ranker")
+    assert type(again) is AttentionRanker and again.config == ranker.config
+    scores = ranker.score(lists.features, lists.sizes)
+    assert again.score(lists.features, lists.sizes).equal(scores)
+
+
+def test_an_interrupted_save_leaves_the_previous_ranker(data, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    ranker, folder, rows = fitted(data), tmp_path / "ranker", data.split("test").features
+    save_ranker(ranker, folder)
+    (folder / "notes.txt").write_text("mine", "utf-8")
+    before = ranker.score(rows)
+    ranker.layers[0].weight.data += 1
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(safetensors.torch, "save_file", fail)
+        save_ranker(ranker, folder)
+    assert load_ranker(folder).score(rows).equal(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
+    save_ranker(ranker, folder)
+    assert load_ranker(folder).score(rows).equal(ranker.score(rows))
+    assert (folder / "notes.txt").read_text("utf-8") == "mine"
+
+
+def test_the_first_weights_of_the_plain_ranker_are_what_they_were():
+    ranker = FeatureRanker(2, (3,), seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, last = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+    assert ranker.layers[0].weight.equal(first.weight) and ranker.layers[-1].bias.equal(last.bias)
+    assert set(ranker.config) == {"width", "hidden", "dropout", "layer_norm"}
+
+
 # Training
 
 
@@ -167,6 +290,76 @@ def test_every_list_loss_learns_to_rank(data, name):
     (_, before), (_, after) = curve.dev
     assert all(map(math.isfinite, curve.losses))
     assert after > max(before + 0.1, 0.7)
+
+
+@pytest.mark.parametrize("name", ["softmax", "ranknet", "lambda"])
+def test_attention_learns_to_rank(data, name):
+    ranker = make_ranker("attention-8x1h2", len(data.columns))
+    ranker.normalizer.fit(data.split("train").features)
+    curve = train_ranker(ranker, data, name, steps=60, batch_size=20, rate=0.01, evaluations=2)
+    assert curve.dev[1][1] > max(curve.dev[0][1] + 0.1, 0.7)
+
+
+def test_a_sum_gives_every_part_its_own_labels(data):
+    both = weighted_sum({"r": (1.0, "ranknet"), "b": (0.5, "bce"), "a": (2.0, "approx_ap")})
+    scores, grades = torch.randn(2, 4), torch.tensor([[0.0, 1, 2, 0], [2, 0, 0, 0]])
+    where = torch.tensor([[True] * 4, [True, True, True, False]])
+    found = loss_of_lists(both, 2.0)(scores, grades, where=where)
+    expected = {
+        "r": find("ranknet").fn(scores, grades, where=where),
+        "b": find("bce").fn(scores, grades / 2, where=where),
+        "a": find("approx_ap").fn(scores, (grades > 0).float(), where=where),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    total = expected["r"] + 0.5 * expected["b"] + 2 * expected["a"]
+    torch.testing.assert_close(found["loss"], total)
+
+
+def test_a_sum_of_one_trains_like_the_loss_alone(data):
+    alone, summed, wrapped = (
+        train_ranker(fitted(data), data, loss, steps=6, temperature=2.0)
+        for loss in ("softmax", weighted_sum({"s": (1.0, "softmax")}), scheduled("softmax"))
+    )
+    assert alone.losses == summed.losses == wrapped.losses
+    assert alone.parts == [] and [p["s"] for p in summed.parts] == summed.losses[:6]
+
+
+def test_schedules_see_the_step(data):
+    fading = weighted_sum({"r": (1.0, "ranknet"), "b": (Schedule(1.0, end=0.0, total=3), "bce")})
+    parts = train_ranker(fitted(data), data, fading, steps=6).parts
+    assert [sorted(p) for p in parts] == [["b", "r"]] * 3 + [["r"]] * 3
+    sharper = scheduled("bce", temperature=1.0) if "temperature" in find("bce").settings else None
+    sharper = sharper or scheduled("ranknet", sigma=lambda step: 1.0 + step)
+    expected = find("ranknet").fn
+    loss, (features, grades, where) = (
+        loss_of_lists(sharper, 2.0),
+        data.split("dev").batch(torch.arange(3)),
+    )
+    scores = features[..., 0]
+    found = loss(scores, grades, where=where, step=2)
+    torch.testing.assert_close(found, expected(scores, grades, where=where, sigma=3.0))
+
+
+def test_settings_of_a_loss_object_are_its_own(data):
+    scores, grades = torch.randn(1, 4), torch.tensor([[0.0, 1, 2, 0]])
+    found = loss_of_lists(Loss("bce"), 2.0, temperature=3.0)(scores, grades)
+    torch.testing.assert_close(found, find("bce").fn(scores, grades / 2))
+    found = loss_of_lists(Loss("ranknet", sigma=2.0), 2.0, temperature=3.0)(scores, grades)
+    torch.testing.assert_close(found, find("ranknet").fn(scores, grades, sigma=2.0))
+
+
+def test_functions_of_ones_own_are_called_as_they_are(data):
+    def mine(scores, grades, *, where):
+        return ((scores - grades).square() * where).sum()
+
+    assert train_ranker(fitted(data), data, mine, steps=3).losses[0] > 0
+    with pytest.raises(ValueError, match="takes no keyword `where`, so it would rank padding"):
+        train_ranker(fitted(data), data, lambda scores, grades: scores.sum(), steps=3)
+    with pytest.raises(UnknownName, match="did you mean ranknet"):
+        train_ranker(fitted(data), data, "ranknett", steps=3)
+    with pytest.raises(ValueError, match="infonce is no loss on scores"):
+        loss_of_lists(weighted_sum({"i": (1.0, "infonce")}), 2.0)
 
 
 def test_training_repeats_itself_and_seeds_differ(data):
@@ -238,10 +431,24 @@ def test_models_by_name(model, sizes):
     assert parse_sizes(model) == sizes
 
 
-@pytest.mark.parametrize("model", ["static", "64-", "0", "-3", "64 32", ""])
+@pytest.mark.parametrize("model", ["static", "64-", "0", "-3", "64 32", "", "attention-64"])
 def test_other_models_are_refused(model):
     with pytest.raises(ValueError, match="expected 'linear', or sizes of hidden layers"):
         parse_sizes(model)
+    with pytest.raises(ValueError, match="or 'attention-64x2h4' for a width of 64, 2 blocks"):
+        make_ranker(model, 3)
+
+
+def test_attention_by_name():
+    config = make_ranker("attention-12x1h3", 5, seed=1).config
+    assert [config[k] for k in ("width", "hidden", "blocks", "heads")] == [5, [12], 1, 3]
+    assert (
+        make_ranker("8", 5, seed=1)
+        .layers[0]
+        .weight.equal(FeatureRanker(5, (8,), seed=1).layers[0].weight)
+    )
+    with pytest.raises(ValueError, match="5 heads cannot share 12 dimensions"):
+        make_ranker("attention-12x1h5", 5)
 
 
 # Comparison
@@ -272,6 +479,14 @@ def test_features_are_compared_like_retrievers(finished):
     assert read_record(comparison.folder / "record.json") == json.loads(json.dumps(record))
     assert record["collection"]["features"] == 4 and record["collection"]["name"] == "toy"
     assert len(list((comparison.folder / "runs").iterdir())) == 2 * 2 + 2 + 2
+
+
+def test_rankers_with_attention_are_compared_too(data):
+    task = FeatureTask(replace(RECIPE, model="attention-8x1h2", steps=3), data)
+    outcome = task.carry_out(Unit("final", "softmax", rate=0.01, temperature=1.0, seed=1))
+    assert len(outcome.run) == 30 and not outcome.diverged
+    with pytest.raises(ValueError, match="or 'attention-64x2h4' for a width"):
+        FeatureTask(replace(RECIPE, model="attention"), data)
 
 
 def test_the_baselines_are_ordered_as_they_must_be(finished):
