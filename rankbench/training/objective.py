@@ -213,7 +213,7 @@ def check_fits(
         names = [c.name for c in sorted(fit, key=lambda c: not c.default)]
         raise ValueError(f"{card.name} {lack}; losses that fit: {', '.join(names[:8]) or 'none'}.")
 
-# %% ../../nbs/training/08_objective.ipynb #9e1d7264
+# %% ../../nbs/training/08_objective.ipynb #cef07e12
 @dataclass
 class Encoded:
     """A batch as the model sees it: N documents of B queries, list by list."""
@@ -227,10 +227,10 @@ class Encoded:
     keys: Tensor | None = None  # [N, 2]
     relevant: Tensor | None = None  # [B, R]
     query_keys: Tensor | None = None  # [B]
-    guides: tuple[Tensor, Tensor] | None = None  # Vectors of queries and of documents.
+    guides: tuple | None = None  # Vectors of queries and of documents.
     similarity: str = "cosine"
     candidates: str = "auto"
-    temperature: float = 1.0  # Divides scores.
+    temperature: float | int = 1.0  # Divides scores.
     on: str | None = None  # Which side regularizers see.
     gather: bool = False
 
@@ -479,7 +479,7 @@ def _form(loss: Any, card: LossCard | None) -> str:
         return "sides" if regularizer else "embeddings"
     return "embeddings" if card is None else card.signature
 
-# %% ../../nbs/training/08_objective.ipynb #73de6277
+# %% ../../nbs/training/08_objective.ipynb #ad474a12
 @dataclass(frozen=True)
 class Part:
     """A loss that knows what it needs of a batch."""
@@ -487,7 +487,7 @@ class Part:
     loss: Callable
     card: LossCard | None
     form: str
-    temperature: float | None = None  # None: the loss's own.
+    temperature: float | int | None = None  # None: the loss's own.
     keywords_understood = frozenset({"step"})
 
     def __call__(self, batch: Batch, step: int | None = None) -> Any:
@@ -565,7 +565,7 @@ def _encode(
     found = tuple(_in_full(x) for x in found)
     return found if documents is not None else (*found, None)
 
-# %% ../../nbs/training/08_objective.ipynb #267c8077
+# %% ../../nbs/training/08_objective.ipynb #9d254e24
 class Objective(torch.nn.Module):
     """A model and a loss: a batch in, named scalars out."""
 
@@ -576,7 +576,7 @@ class Objective(torch.nn.Module):
         model: Encoder | Reranker,
         loss: Any,  # Name, function, wrapper or module; or a mapping of sources to those.
         *,
-        temperature: float | None = None,  # None: the loss's own; for scores see above.
+        temperature: float | int | None = None,  # None: the loss's own; for scores see above.
         candidates: str = "auto",  # Of losses on scores: "auto", "in_batch" or "list".
         on: str | None = None,  # What regularizers see: "queries", "documents" or "both".
         guide: Encoder | None = None,  # For guided losses, and the teacher of `targets`.
@@ -639,7 +639,7 @@ class Objective(torch.nn.Module):
             )
         return self.losses[source]
 
-    def _scale(self) -> float:
+    def _scale(self) -> float | int:
         """What scores of lists are divided by."""
         if self.temperature is not None:
             return self.temperature
@@ -670,7 +670,7 @@ class Objective(torch.nn.Module):
         with torch.autocast(roots[0].device.type, enabled=False):
             return self._values(batch, roots, self.loss_of(source), step)
 
-    def _guided(self, queries: Any, documents: Any) -> tuple[Tensor, ...] | None:
+    def _guided(self, queries: Any, documents: Any) -> tuple[Any, ...] | None:
         """What the guide makes of the texts."""
         if self.guide is None or queries is None:
             return None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTIVE_SETTINGS', 'WEIGHTS', 'RankArguments', 'Shuffled', 'DevSet', 'average_gradients', 'RankTrainer']
 
-# %% ../../nbs/training/10_trainer.ipynb #663e4fdf
+# %% ../../nbs/training/10_trainer.ipynb #e4779bd6
 import contextlib
 import math
 import os
@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ..data.collections import Collection
@@ -43,12 +43,13 @@ from rankbench.training.pairs import (  # noqa: F401  (training on judged pairs 
     train,
 )
 
-# %% ../../nbs/training/10_trainer.ipynb #ce1031f6
+# %% ../../nbs/training/10_trainer.ipynb #a428c619
+@no_type_check  # an int will do where transformers says float
 @dataclass
 class RankArguments(TrainingArguments):
     """Settings of a training run."""
 
-    temperature: float | None = None  # None: the loss's own.
+    temperature: float | int | None = None  # None: the loss's own.
     candidates: str = "auto"  # Of losses on scores: "auto", "in_batch" or "list".
     on: str | None = None  # What regularizers see: "queries", "documents" or "both".
     gather: bool = False  # Compare with the documents of all processes.
@@ -258,7 +259,7 @@ def _batches_of(batches: Any, train_set: Any, arguments: TrainingArguments) -> A
             )
     return made
 
-# %% ../../nbs/training/10_trainer.ipynb #4e466477
+# %% ../../nbs/training/10_trainer.ipynb #72410107
 class RankTrainer(Trainer):
     """transformers.Trainer for rankings."""
 
@@ -443,6 +444,8 @@ class RankTrainer(Trainer):
         """Train, from the start or from a checkpoint (True: the last one)."""
         if isinstance(resume_from_checkpoint, Path):
             resume_from_checkpoint = str(resume_from_checkpoint)
+        if not resume_from_checkpoint:  # whatever was drawn since this trainer was made
+            set_seed(self.args.seed + rank_and_world()[0])
         if self.args.save_strategy == SaveStrategy.NO:
             return super().train(resume_from_checkpoint, **more)
         self.interrupted = False
