@@ -54,7 +54,7 @@ def steps(name: str, folder: Path, world: int) -> dict:
         learning_rate=0.05, optim="sgd", seed=1, use_cpu=True, logging_steps=3, save_steps=3,
         disable_tqdm=True, **settings,
     )  # fmt: skip
-    counted = lambda model: {"size": float(model.vectors.weight.norm())}  # noqa: E731
+    counted = lambda model: {"size": model.vectors.weight.detach().norm().item()}  # noqa: E731
     trainer = RankTrainer(model, arguments, examples(), make_loss(), evaluate=counted)
     trainer.train()
     found = trainer.evaluate()

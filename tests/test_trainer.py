@@ -396,10 +396,11 @@ def test_a_progress_bar_is_for_terminals(tmp_path):
 
 # Several processes ------------------------------------------------------------------------------
 
+# Without a GPU, --multi_gpu starts as many processes all the same.
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
                  "--rdzv_endpoint", "localhost:0"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                    "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                    "--main_process_port", "0"],
 }  # fmt: skip
