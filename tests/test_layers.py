@@ -32,6 +32,7 @@ ALLOWED = {
     ("cards", "losses"): "inside cards(): defining the losses files their cards",
     ("cards", "_modidx"): "inside LossCard.page: nbdev's index says which notebook derives what",
     ("data.collections", "data.pydocs"): "inside load_collection: pydocs is built on this module",
+    ("training.pairs", "training.trainer"): "inside train(): transformers is slow to import",
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
@@ -60,6 +61,7 @@ LAZY = {
     ("cards", "losses"),
     ("cards", "_modidx"),
     ("data.collections", "data.pydocs"),
+    ("training.pairs", "training.trainer"),
 }  # never at the top of the module
 
 HEAVY = ("transformers", "pandas", "matplotlib", "datasets", "scipy")
