@@ -418,7 +418,7 @@ def _formatted(
 class DynamicNegatives(NotedSet):
     """Mined pairs whose negatives are replaced once they have become easy."""
 
-    positive_first, sampled = True, True
+    sampled = True
 
     def __init__(
         self,

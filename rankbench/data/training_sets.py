@@ -63,7 +63,6 @@ class NotedSet(TrainingSet):
     notes: tuple[str, ...] = ()
     seed = 0
     sampled = False  # Do the documents of an example change with the epoch?
-    positive_first: bool | None = None  # Is the first document the best? None: look.
     queries: Mapping[str, str] | None = None  # Query id → text; None: texts are given.
     documents: Texts | None = None
     relevant: Mapping[str, Iterable[str]] = MappingProxyType({})  # Query id → document ids.
@@ -171,8 +170,6 @@ def draw(
 class PairSet(NotedSet):
     """Every query of a split with each of its best-graded documents."""
 
-    positive_first = True
-
     def __init__(
         self,
         collection: Collection,
@@ -215,8 +212,6 @@ class PairSet(NotedSet):
 # %% ../../nbs/data/52_training_sets.ipynb #55c2d3e4
 class TripleSet(NotedSet):
     """Rows of (query, positive, negative, ...)."""
-
-    positive_first = True
 
     def __init__(
         self,
@@ -301,7 +296,6 @@ class RunSet(NotedSet):
         self.queries, self.documents, self.judgments = queries, Texts(documents), judgments
         self.sample_size, self.strategy, self.targets = sample_size, strategy, targets
         self.seed, self.sampled = seed, sample_size is not None and strategy != "top"
-        self.positive_first = True if strategy == "single_relevant" else None
         self.relevant, counts, self.lists = _relevant(judgments or {}), Counter(), []
         for query, results in run.items():
             known = [d for d in ranked(results) if d in documents]
@@ -390,8 +384,6 @@ RUN_TARGETS = ("score", "rank", "relevance")
 # %% ../../nbs/data/52_training_sets.ipynb #bad7e05e
 class ListSet(NotedSet):
     """The judged documents of each query, filled up from a run."""
-
-    positive_first = True
 
     def __init__(
         self,
@@ -536,8 +528,10 @@ def targets_for(
 ) -> tuple[str, ...]:  # Keys of TARGETS.
     """The targets that a loss can learn from."""
     card = loss if isinstance(loss, LossCard) else find(loss)
-    if card.signature in ("activations", "activation_pairs", "targets"):  # texts are enough
+    if card.signature in ("activations", "targets"):  # texts are enough
         return tuple(TARGETS)
+    if card.signature == "activation_pairs":  # texts on both sides
+        return tuple(t for t in TARGETS if t != "class")
     fitting = set(FITTING[card.labels])
     if card.labels == "graded":
         more = card.laws & {"order_only", "zero_at_labels"} or card.name in (*DIFFERENCES, *UNIT)
@@ -611,16 +605,15 @@ def _misfit(card: LossCard, targets: str, training_set: TrainingSet | str) -> st
 
 
 def _check_labels(card: LossCard, training_set: TrainingSet) -> None:
-    """Look at some labels: which document is first, and how large they are."""
+    """Look at some labels: is anything relevant, and how large are they?"""
     some = [training_set[i].labels for i in range(min(len(training_set), 8))]
     known = [x for x in some if x]
-    if card.signature in ("embeddings", "guided") and training_set.targets != "none":
-        first = getattr(training_set, "positive_first", None)
-        if not first and any(x[0] <= 0 or x[0] < max(x) for x in known):
+    if card.signature in ("embeddings", "guided") and not any(y > 0 for x in known for y in x):
+        if known:
             raise ValueError(
-                f"{card.name} takes the first document of an example for its positive, but this "
-                f"{type(training_set).__name__} does not put the best one first. Use "
-                "strategy='single_relevant', a ListSet or a PairSet, or a loss of lists."
+                f"{card.name} needs a relevant document for each query, and the first lists of "
+                f"this {type(training_set).__name__} have none. Use strategy='single_relevant', "
+                "a ListSet or a PairSet."
             )
     if card.name in UNIT and any(not 0 <= y <= 1 for x in known for y in x):
         raise ValueError(

@@ -31,6 +31,7 @@ from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ..data.collections import Collection
 from ..data.formats import Run
+from ..data.training_sets import check_targets
 from ..models.base import Encoder, Reranker
 from ..scaling.across_devices import rank_and_world
 from ..scaling.gradient_caching import random_state, set_random_state
@@ -286,7 +287,9 @@ class RankTrainer(Trainer):
             given = {n: getattr(arguments, n) for n in OBJECTIVE_SETTINGS if hasattr(arguments, n)}
             model = Objective(model, loss, guide=guide, **given)
         if hasattr(train_set, "targets"):
-            model.check_targets(train_set.targets)
+            for source, one in model.losses.items():
+                own = getattr(train_set, "sets", {}).get(source, train_set)
+                check_targets(one, own)
         evaluate = DevSet(evaluate) if isinstance(evaluate, Collection) else evaluate
         best = arguments.metric_for_best_model
         if isinstance(evaluate, DevSet) and best in ("loss", None):
