@@ -2,7 +2,9 @@
 
 import argparse
 import ast
+import contextlib
 import json
+import os
 import re
 import string
 import sys
@@ -20,6 +22,7 @@ examples:
   rankbench show ranknet
   rankbench check infonce
   rankbench lint batch.json --loss kl
+  rankbench train losses=infonce trainer.learning_rate=0.01 output=runs/first
   rankbench compare --losses infonce,bidirectional_infonce,ranknet
   rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
   rankbench compare --task letor --losses all --profile smoke
@@ -316,6 +319,47 @@ def compare_several(recipe, names, folder, args, progress, devices) -> int:
     for note in suite["notes"]:
         print(note)
     print(f"A report for each collection: {folder}/*/report.html")
+    return 0
+
+
+def train(args) -> int:
+    """Train a model from a file, or print the settings of the run."""
+    import transformers
+
+    from rankbench.training.configs import find_config, print_config, read_config, run_training
+
+    config = read_config(args.config and find_config(args.config), args.changes)
+    if args.print_config:
+        print(print_config(config), end="")
+        return 0
+    first = int(os.environ.get("RANK", "0")) == 0  # of several processes
+    transformers.logging.disable_progress_bar()
+
+    def tell(note: str) -> None:
+        if first:
+            print(note, file=sys.stderr)
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log
+            result = run_training(config, args.resume, on_note=tell)
+    except KeyboardInterrupt as stop:
+        done = str(stop).partition(";")[0] or "no checkpoint was written"
+        tell(f"\ninterrupted; {done}\n"
+             "Repeat the command with --resume to go on.")  # fmt: skip
+        return 130
+    if not first:
+        return 0
+    if args.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+        return 0
+    rows = [
+        {"measure": name, **{when: f"{result[when][name]:.4f}" for when in ("before", "after")
+                             if result[when]}}
+        for name in result["after"] or {}
+    ]  # fmt: skip
+    if rows:
+        print(table(rows, right=("before", "after")))
+    print(f"\nmodel: {config.output}/model; log.csv, config.yaml and result.json beside it")
     return 0
 
 
@@ -764,6 +808,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--resume", action="store_true", help="go on in an existing output folder")
     sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
+
+    sub = command(
+        "train", train, "Train a model as a file says, and measure it.",
+        epilog="CONFIG is a YAML file, or splade or distillation: two recipes that come with\n"
+        "the library. Any setting may be changed behind it; --print-config shows all of\n"
+        "them, with a sentence about each. Ctrl-C writes a checkpoint, and --resume goes\n"
+        "on from there.\n"
+        "Several processes: torchrun --nproc-per-node 2 -m rankbench.cli train --config ...\n\n"
+        "examples:\n"
+        "  rankbench train --print-config > mine.yaml\n"
+        "  rankbench train --config mine.yaml trainer.max_steps=1000 output=runs/second\n"
+        "  rankbench train --config splade model.name=path/to/masked-language-model\n"
+        "  rankbench train losses='infonce + 0.01*l2.documents' trainer.learning_rate=0.01",
+    )  # fmt: skip
+    sub.add_argument("changes", metavar="KEY=VALUE", nargs="*",
+                     help="a setting, such as trainer.max_steps=100 or losses=ranknet")  # fmt: skip
+    sub.add_argument("--config", metavar="CONFIG", help="a YAML file, or the name of a recipe")
+    sub.add_argument("--print-config", action="store_true", help="print all settings as YAML")
+    sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
     sub = command(
         "bench", bench, "Measure losses against the same losses of other installed libraries.",
