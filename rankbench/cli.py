@@ -405,6 +405,8 @@ def bench(args) -> int:
     progress = not args.json and sys.stderr.isatty() or args.progress
     if args.what == "memory":
         return bench_memory(names, args)
+    if args.what == "retrieval":
+        return bench_retrieval(args)
     if args.what == "growth":
         from rankbench.bench import growth_table, run_growth
 
@@ -451,6 +453,24 @@ def print_bench_remarks(record: dict, what: str) -> None:
     for kind, absent in (("libraries", missing), ("losses", record["absent"])):
         if absent:
             print(wrap(f"not here: {', '.join(absent)}", kind))
+
+
+def bench_retrieval(args) -> int:
+    from rankbench.training.bench_retrieval import run_bench_retrieval
+
+    print(f"{args.documents:,} documents in a process of their own", file=sys.stderr)
+    record = run_bench_retrieval(args.documents, output=args.output)
+    rows = [
+        {"stage": r["stage"], "seconds": f"{r['seconds']:.1f}",
+         "grown": "" if r["grown_mib"] is None else r["grown_mib"],
+         "RR@10": f"{r['RR@10']:.3f}" if "RR@10" in r else ""}
+        for r in record["rows"]
+    ]  # fmt: skip
+    print(json.dumps(record, indent=1) if args.json else table(rows, right=list(rows[0])[1:]))
+    if not args.json:
+        print("\ngrown: MiB at the peak of a stage above what the process held at the start,\n"
+              "pages of mapped files included.")  # fmt: skip
+    return 0
 
 
 def bench_memory(names: list[str] | None, args) -> int:
@@ -834,13 +854,14 @@ def make_parser() -> argparse.ArgumentParser:
         "taken in turns. batches: the same for losses of a batch, and against their matrix\n"
         "products alone. growth: time and memory with list length, claimed and measured.\n"
         "memory: what one step of a loss of a batch takes, in a process of its own.\n"
+        "retrieval: memory and time of a made-up corpus on disk, encoded and searched.\n"
         "Values are compared first. `make bench` installs the other libraries.\n\n"
         "examples:\n"
         "  rankbench bench --losses softmax,listnet --shapes 64x100\n"
         "  rankbench bench batches --losses infonce --shapes 1024x384\n"
         "  rankbench bench memory --losses bidirectional_infonce --batch 65536",
     )  # fmt: skip
-    sub.add_argument("what", nargs="?", choices=("losses", "batches", "growth", "memory"),
+    sub.add_argument("what", nargs="?", choices=("losses", "batches", "growth", "memory", "retrieval"),
                      default="losses", help="what is measured (default: %(default)s)")  # fmt: skip
     sub.add_argument(
         "--losses", metavar="A,B,...", help="cases, such as ranknet,lambda@10 (default: all)"
@@ -858,6 +879,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--negatives", type=int, default=0, metavar="K",
                      help="memory: hard negatives per query, 0 or 1 (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--documents", type=int, default=200_000, metavar="N",
+                     help="retrieval: documents (default: %(default)s)")  # fmt: skip
     sub.add_argument("--output", metavar="FILE", help="write the record there, row by row")
     sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
 

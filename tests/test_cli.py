@@ -428,3 +428,11 @@ def test_help_fits_the_terminal(capsys, monkeypatch, command):
         main([command, "--help"])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80 and "examples:" in out
+
+
+def test_a_corpus_is_measured(capsys, tmp_path):
+    status, out, _ = run(capsys, "bench", "retrieval", "--documents", "300", "--output",
+                         tmp_path / "retrieval.json")  # fmt: skip
+    assert status == 0 and "BM25 search" in out and max(map(len, out.splitlines())) <= 80
+    record = json.loads((tmp_path / "retrieval.json").read_text())
+    assert record["documents"] == 300 and all(r["seconds"] > 0 for r in record["rows"])
