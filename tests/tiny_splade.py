@@ -14,7 +14,7 @@ def make_models(folder: Path) -> Path:
     """Folders "mlm" and "plain" of transformers, with one vocabulary."""
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
-    from rankbench.models.bi_encoder import train_pieces
+    from rankbench.models.static_encoder import train_pieces
 
     pieces = train_pieces(TEXTS * 3, 80)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
