@@ -13,6 +13,7 @@ from rankbench.core import UnknownName
 from rankbench.losses import softmax_loss
 from rankbench.models import cross_encoder
 from rankbench.models.cross_encoder import CrossEncoder, opens_elsewhere
+from rankbench.models.loading import load_model
 from rankbench.scaling.gradient_caching import GradCache
 
 LISTS = [(query, TEXTS) for query in QUERIES]
@@ -358,7 +359,7 @@ def test_a_saved_model_scores_the_same(folders, tmp_path, kind, settings):
     if model.context is not None:
         model = with_context(folders, "top")
     model.save(tmp_path / "saved")
-    again = CrossEncoder.load(tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
     assert again.score(LISTS) == model.score(LISTS) and again.config == model.config
     written = json.loads((tmp_path / "saved" / "rankbench.json").read_text("utf-8"))
     assert written == {"kind": "cross_encoder", **model.config}
@@ -369,7 +370,7 @@ def test_a_saved_model_scores_the_same(folders, tmp_path, kind, settings):
 
 def test_settings_can_be_replaced_when_a_model_is_loaded(folders, tmp_path):
     opened(folders, "bert").save(tmp_path / "saved")
-    assert CrossEncoder.load(tmp_path / "saved", max_length=9).config["max_length"] == 9
+    assert load_model(tmp_path / "saved", max_length=9).config["max_length"] == 9
     assert CrossEncoder.load(folders("bert"), max_length=9).config["head"] == "linear"
 
 
@@ -388,11 +389,11 @@ def test_an_interrupted_save_leaves_the_previous_model(folders, tmp_path, monkey
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner, broken, fail)
         model.save(folder)
-    assert CrossEncoder.load(folder).score(LISTS) == before
+    assert load_model(folder).score(LISTS) == before
     assert sorted(p.name for p in folder.iterdir()) == names
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
     model.save(folder)
-    assert CrossEncoder.load(folder).score(LISTS) == model.score(LISTS) != before
+    assert load_model(folder).score(LISTS) == model.score(LISTS) != before
 
 
 def test_half_precision_is_close_and_scores_are_floats(folders):
@@ -422,7 +423,7 @@ def test_adapters_train_and_are_merged_when_saved(folders, tmp_path, kind):
     scores = model.score(LISTS)
     model.save(tmp_path / "saved")
     assert model.score(LISTS) == scores  # training goes on
-    again = CrossEncoder.load(tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
     assert flat(again.score(LISTS)).tolist() == pytest.approx(flat(scores).tolist(), abs=1e-5)
     assert not list((tmp_path / "saved").rglob("adapter*")) and not again.fresh
 

@@ -16,9 +16,8 @@ from rankbench.models.feature_ranker import (
     FeatureRanker,
     Normalizer,
     fit_ridge,
-    load_ranker,
-    save_ranker,
 )
+from rankbench.models.loading import load_model
 from rankbench.recipes import Recipe, make_recipe
 from rankbench.records import read_record
 from rankbench.scaling.schedules import Schedule
@@ -144,8 +143,8 @@ def test_dropout_is_off_when_rows_are_scored(data):
 @pytest.mark.parametrize("settings", [{}, {"hidden": ()}, {"dropout": 0.1, "layer_norm": True}])
 def test_a_saved_ranker_scores_the_same(data, tmp_path, settings):
     ranker = fitted(data, **settings)
-    save_ranker(ranker, tmp_path / "ranker")
-    again = load_ranker(tmp_path / "ranker")
+    ranker.save(tmp_path / "ranker")
+    again = load_model(tmp_path / "ranker")
     rows = data.split("test").features
     assert again.score(rows).equal(ranker.score(rows)) and again.config == ranker.config
 
@@ -238,8 +237,8 @@ def test_places_give_up_equivariance(data):
 @pytest.mark.parametrize("settings", [{}, {"positions": 4, "dropout": 0.1, "identity": True}])
 def test_a_saved_attention_ranker_scores_the_same(data, tmp_path, settings):
     ranker, lists = attentive(data, **settings), data.split("test")
-    save_ranker(ranker, tmp_path / "ranker")
-    again = load_ranker(tmp_path / "ranker")
+    ranker.save(tmp_path / "ranker")
+    again = load_model(tmp_path / "ranker")
     assert type(again) is AttentionRanker and again.config == ranker.config
     scores = ranker.score(lists.features, lists.sizes)
     assert again.score(lists.features, lists.sizes).equal(scores)
@@ -249,7 +248,7 @@ def test_an_interrupted_save_leaves_the_previous_ranker(data, tmp_path, monkeypa
     import safetensors.torch
 
     ranker, folder, rows = fitted(data), tmp_path / "ranker", data.split("test").features
-    save_ranker(ranker, folder)
+    ranker.save(folder)
     (folder / "notes.txt").write_text("mine", "utf-8")
     before = ranker.score(rows)
     ranker.layers[0].weight.data += 1
@@ -259,11 +258,11 @@ def test_an_interrupted_save_leaves_the_previous_ranker(data, tmp_path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(safetensors.torch, "save_file", fail)
-        save_ranker(ranker, folder)
-    assert load_ranker(folder).score(rows).equal(before)
+        ranker.save(folder)
+    assert load_model(folder).score(rows).equal(before)
     assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
-    save_ranker(ranker, folder)
-    assert load_ranker(folder).score(rows).equal(ranker.score(rows))
+    ranker.save(folder)
+    assert load_model(folder).score(rows).equal(ranker.score(rows))
     assert (folder / "notes.txt").read_text("utf-8") == "mine"
 
 
@@ -523,7 +522,7 @@ def test_the_report_speaks_of_rankers(finished):
     text = (finished[0].folder / "report.html").read_text()
     assert "better ranker" in text and "rows of 4 features" in text and "16 lists" in text
     assert all(f"<td>{s['system']}</td>" in text for s in finished[1]["systems"])
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
 
 
 def test_resuming_repeats_nothing(finished, data, monkeypatch):

@@ -320,6 +320,31 @@ def test_examples_from_files_streamed_or_not(datasets, tmp_path, kind):
         load_examples(source, targets="grade")
 
 
+LAYOUTS = [
+    ([{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [2.5], "neg_scores": [1.0]}],
+     ("p", "n"), (2.5, 1.0), "score"),
+    ([{"query": "q", "passages": {"passage_text": ["p", "n"], "is_selected": [1, 0]}}],
+     ("p", "n"), (1.0, 0.0), "binary"),
+    ([{"query": "q", "positive_passages": [{"text": "p", "title": "t", "docid": "1"}],
+       "negative_passages": [{"text": "n", "docid": "2"}]}], ("t p", "n"), (1.0, 0.0), "binary"),
+    ([{"query": "q", "documents": ["p", "n"], "labels": [1.0, 0.0], "targets": "rank"}],
+     ("p", "n"), (1.0, 0.0), "rank"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "documents", "labels", "targets"), LAYOUTS)
+def test_layouts_of_rows_are_read_as_from_files(datasets, given, documents, labels, targets):
+    from rankbench.data import rows
+
+    found = load_examples(datasets.Dataset.from_list(given), name="")
+    assert (found[0].documents, found[0].labels) == (documents, labels)
+    assert found.targets == targets and found[0].source == "the rows"
+    assert rows.example_of(given[0])[0].documents == documents
+    broken = datasets.Dataset.from_list([{**given[0], "query": None}])
+    with pytest.raises(ValueError, match="the rows"):
+        load_examples(broken)
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     library = pytest.importorskip("ir_datasets")

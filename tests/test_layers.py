@@ -192,3 +192,21 @@ for name in {names}:
     print(name)
 """
     assert python(code).split() == names
+
+
+@pytest.mark.parametrize("package", ["data", "models"])
+def test_public_names_come_from_their_package(package):
+    code = f"""
+import sys
+import rankbench.{package} as package
+for name in package.__all__:
+    assert getattr(package, name) is not None and name in dir(package), name
+from rankbench.{package} import *
+print(*[m for m in {HEAVY} if m in sys.modules])
+"""
+    assert python(code) == ""
+
+
+def test_collections_load_no_loss():
+    code = "import rankbench.data.collections, sys; print('rankbench.losses' in sys.modules)"
+    assert python(code) == "False"

@@ -4,9 +4,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_splade import make_models
 
 from rankbench.core import UnknownName
 from rankbench.models.asymmetric import Asymmetric
+from rankbench.models.base import ROLES, Encoder, Reranker
 from rankbench.models.bi_encoder import BiEncoder
 from rankbench.models.loading import load_model
 from rankbench.models.saving import KINDS, load_saved, read_json, write_json, write_modules
@@ -54,12 +56,70 @@ def test_an_unknown_kind_is_named(tmp_path):
         load_model(tmp_path)
 
 
-def test_kinds_of_this_page_name_their_classes():
-    from rankbench.models.saving import model_class
+def models(home, transformer_folder):
+    """A model of every kind, with settings that are not the usual ones."""
+    from rankbench.models.cross_encoder import CrossEncoder
+    from rankbench.models.feature_ranker import AttentionRanker, FeatureRanker
+    from rankbench.models.inference_free import InferenceFreeSplade
+    from rankbench.models.late_interaction import LateInteractionEncoder
+    from rankbench.models.splade import SpladeEncoder
 
-    for kind in ("static", "transformer", "late_interaction", "asymmetric"):
-        assert model_class(kind).kind == kind
-    assert set(KINDS) > {"splade", "inference_free_splade", "cross_encoder", "feature_ranker"}
+    static = StaticEncoder.from_texts(TEXTS, 60, 8)
+    splade = SpladeEncoder(home / "mlm", top_k=5, vocabulary=range(40), prompts={"query": "x"})
+    table = torch.linspace(0, 2, splade.dim)
+    return {
+        "static": static,
+        "transformer": BiEncoder(transformer_folder, pooling="max", max_length=7),
+        "late_interaction": LateInteractionEncoder(transformer_folder, dim=4, expand=False),
+        "asymmetric": Asymmetric(static, static),
+        "splade": splade,
+        "inference_free_splade": InferenceFreeSplade(splade, table, positive="softplus"),
+        "cross_encoder": CrossEncoder(transformer_folder, max_length=9, list_context="top"),
+        "feature_ranker": FeatureRanker(3, (4,)),
+        "attention_ranker": AttentionRanker(3, (4,), heads=2),
+    }
+
+
+def outputs(model):
+    """What a model says of some texts, or of some rows of features."""
+    if isinstance(model, Encoder):
+        return [model.encode(TEXTS, role=role) for role in ROLES]
+    if isinstance(model, Reranker):
+        return model.score([("sort x", TEXTS), ("x", TEXTS[:2])])
+    rows = torch.arange(12.0).reshape(4, 3)
+    return model.score(rows, torch.tensor([3, 1]))
+
+
+def test_every_kind_is_opened_as_it_was_saved(tmp_path, transformer_folder):
+    """The folder of one kind may be given to the next: nothing of the old model stays."""
+    made = models(make_models(tmp_path / "home"), transformer_folder)
+    assert list(made) == list(KINDS)
+    for name, model in made.items():
+        assert name == model.kind
+        model.save(tmp_path / "saved")
+        again = load_model(tmp_path / "saved")
+        assert type(again) is type(model) and again.config == model.config
+        model.save(tmp_path / "fresh" / name)
+        files = [
+            {p.name for p in f.iterdir()} for f in (tmp_path / "saved", tmp_path / "fresh" / name)
+        ]
+        assert files[0] - {"README.md"} == files[1] - {"README.md"}
+        for a, b in zip(outputs(model), outputs(again), strict=True):
+            a, b = (x.toarray() if hasattr(x, "nnz") else x for x in (a, b))
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", ["splade", "inference_free_splade"])
+def test_sparse_folders_of_sentence_transformers_are_read(tmp_path, transformer_folder, kind):
+    model = models(make_models(tmp_path / "home"), transformer_folder)[kind]
+    model.save(tmp_path / "saved")
+    for name in ("rankbench.json", "rankbench.safetensors"):
+        (tmp_path / "saved" / name).unlink()
+    again = load_model(tmp_path / "saved")
+    assert again.kind == kind and again.top_k == 5
+    for role in ROLES:
+        found = abs(again.encode(TEXTS, role=role) - model.encode(TEXTS, role=role))
+        assert found.max() < 1e-5
 
 
 def test_a_folder_without_a_model_says_what_it_has(tmp_path):

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from rankbench.core import UnknownName
 from rankbench.models.inference_free import InferenceFreeSplade, query_idf
+from rankbench.models.loading import load_model
 from rankbench.models.splade import SpladeEncoder, TermScorer
 from rankbench.models.splade_pooling import ACTIVATIONS, POOLINGS, head_and_pool, splade_pool
 
@@ -202,7 +203,7 @@ def test_a_saved_encoder_is_the_same(encoder, tmp_path):
     encoder.save(tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "rankbench.json").read_text("utf-8"))
     assert settings.pop("kind") == encoder.kind and settings == encoder.config
-    again = type(encoder).load(tmp_path / "model", **settings)
+    again = load_model(tmp_path / "model")
     for role in ("query", "document"):
         assert (again.encode(TEXTS, role=role) != encoder.encode(TEXTS, role=role)).nnz == 0
     state = encoder.state_dict()
@@ -218,7 +219,7 @@ def test_an_interrupted_save_leaves_the_previous_model(home, tmp_path, monkeypat
     monkeypatch.setattr(encoder.tokenizer, "save_pretrained", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         encoder.save(tmp_path / "model")
-    again = SpladeEncoder.load(tmp_path / "model", **encoder.config)
+    again = load_model(tmp_path / "model")
     assert (again.encode(TEXTS) != before).nnz == 0
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -247,7 +248,7 @@ def test_a_restricted_model_is_whole_after_saving(home, tmp_path):
     bias = encoder.scorer.decoder[1].detach().clone()
     encoder.save(tmp_path / "model")
     assert torch.equal(encoder.scorer.decoder[1], bias)
-    again = SpladeEncoder.load(tmp_path / "model", **encoder.config)
+    again = load_model(tmp_path / "model")
     again.set_vocabulary(None)
     encoder.set_vocabulary(None)
     assert (again.encode(TEXTS) != encoder.encode(TEXTS)).nnz == 0
@@ -395,7 +396,7 @@ def test_query_weights_stay_positive_and_are_saved(home, tmp_path, positive):
     torch.nn.init.normal_(encoder.raw)
     assert (encoder.weights >= 0).all()
     encoder.save(tmp_path / "model")
-    again = InferenceFreeSplade.load(tmp_path / "model", **encoder.config)
+    again = load_model(tmp_path / "model")
     assert torch.equal(again.raw, encoder.raw)
 
 
@@ -407,3 +408,51 @@ def test_tables_that_do_not_fit_are_refused(home):
         InferenceFreeSplade(documents, positive="reluu")
     with pytest.raises(ValueError, match="without query_name"):
         InferenceFreeSplade(make("two", home))
+
+
+@pytest.mark.parametrize("kind", ["mlm", "tied", "two"])
+def test_checkpointing_changes_no_gradient(home, kind):
+    encoder = make(kind, home)
+    features = encoder.batch(encoder.tokenize(TEXTS))
+    wanted = gradients(encoder, features)
+    encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    encoder.gradient_checkpointing_enable()
+    assert all(getattr(m, "is_activation_checkpointing", True) for m in encoder.backbones)
+    found = gradients(encoder, features)
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def gradients(encoder, features):
+    encoder.zero_grad()
+    sum(encoder(**features, role=role).square().sum() for role in ("query", "document")).backward()
+    found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    assert found
+    return {name: gradient.clone() for name, gradient in found.items()}
+
+
+@pytest.mark.parametrize("head", ["mlm", "tied"])
+def test_adapters_train_alone_and_are_merged_when_saved(home, tmp_path, head):
+    pytest.importorskip("peft")
+    settings = {"r": 2, "target_modules": "all-linear"}
+    encoder = SpladeEncoder(home / ("mlm" if head == "mlm" else "plain"), head=head, lora=settings)
+    before = encoder.encode(TEXTS)
+    encoder.gradient_checkpointing_enable()
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert {n for n in trained if "lora_" not in n} == (
+        {"scorer.bias"} if head == "tied" else set()
+    )
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    found = encoder.encode(TEXTS)
+    assert abs(found - before).max() > 0.01
+    encoder.save(tmp_path / "model")
+    assert not (tmp_path / "model" / "adapter_config.json").exists()
+    again = load_model(tmp_path / "model")
+    assert abs(again.encode(TEXTS) - found).max() < 1e-4
+    assert abs(encoder.encode(TEXTS) - found).max() == 0

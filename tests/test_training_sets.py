@@ -15,6 +15,7 @@ from rankbench.core import UnknownName
 from rankbench.data.collections import (
     Collection,
     Document,
+    Texts,
     positive_pairs,
     training_documents,
     with_training,
@@ -27,7 +28,6 @@ from rankbench.data.training_sets import (
     ListSet,
     PairSet,
     RunSet,
-    Texts,
     TripleSet,
     check_targets,
     draw,
@@ -36,7 +36,6 @@ from rankbench.data.training_sets import (
     parts_of,
     ranked,
     targets_for,
-    training_texts,
 )
 from rankbench.losses.combining import scheduled, select, weighted_sum
 from rankbench.losses.nested import adaptive_layer, matryoshka
@@ -151,8 +150,10 @@ def test_pairs_without_a_text_are_counted():
 def test_titles_that_are_queries_are_not_in_the_texts():
     documents = {f"d{i}": Document(f"title number {i}", f"text {i}") for i in range(120)}
     titled = with_training(Collection("t", documents, {"q": "x"}, {"test": {"q": {"d0": 1}}}))
-    assert dict(training_texts(titled)) == training_documents(titled)
-    assert dict(training_texts(TINY)) == training_documents(TINY)
+    pairs, lists = PairSet(titled), ListSet(titled, size=2)
+    assert pairs.documents == lists.documents == training_documents(titled)
+    assert pairs.documents["d1"] == "text 1"
+    assert PairSet(TINY).documents == training_documents(TINY)
 
 
 class Counting(dict):

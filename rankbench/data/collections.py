@@ -247,16 +247,28 @@ def with_training(
         notes = (*notes, f"dev: {len(held)} queries taken from train by a hash of their id")
     return replace(collection, queries=queries, judgments=judgments, notes=notes)
 
-# %% ../../nbs/data/10_collections.ipynb #a428d17c
+# %% ../../nbs/data/10_collections.ipynb #1ecbf323
 class Texts(Mapping[str, str]):
     """The text of each document, made when it is asked for."""
 
-    def __init__(self, documents: Mapping[str, Document], titles: bool = True):
+    def __init__(
+        self,
+        documents: Mapping[str, Document | str],  # A dict, or anything that looks ids up.
+        titles: bool = True,  # Put titles before texts.
+    ):
         self.documents, self.titles = documents, titles
 
-    def __getitem__(self, document_id: str) -> str:
-        document = self.documents[document_id]
+    def text_of(self, document: Document | str) -> str:
+        """What is read of a document."""
+        if isinstance(document, str):
+            return document
         return document.full if self.titles else document.text
+
+    def __getitem__(self, document_id: str) -> str:
+        return self.text_of(self.documents[document_id])
+
+    def __contains__(self, document_id: object) -> bool:
+        return document_id in self.documents
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.documents)
@@ -274,17 +286,17 @@ class Texts(Mapping[str, str]):
 class _TextItems(ItemsView):
     def __iter__(self):
         texts = self._mapping
-        return ((k, d.full if texts.titles else d.text) for k, d in texts.documents.items())
+        return ((key, texts.text_of(found)) for key, found in texts.documents.items())
 
 
 class _TextValues(ValuesView):
     def __iter__(self):
         return (text for _, text in self._mapping.items())
 
-# %% ../../nbs/data/10_collections.ipynb #2eadd077
+# %% ../../nbs/data/10_collections.ipynb #2845c393
 def training_documents(collection: Collection) -> Texts:
     """The text of each document as training sees it."""
-    by_title = any(q.startswith("title:") for q in collection.split("train"))
+    by_title = any(q.startswith("title:") for q in collection.judgments.get("train", {}))
     return Texts(collection.documents, titles=not by_title)
 
 # %% ../../nbs/data/10_collections.ipynb #ee4e8a23

@@ -6,7 +6,7 @@
 __all__ = ['OUTPUT_FORMATS', 'Rescore', 'RULES', 'MiningRules', 'Asked', 'asked_of', 'check_trainable_queries', 'MiningReport',
            'Queue', 'Mined', 'mine_hard_negatives', 'DynamicNegatives']
 
-# %% ../../nbs/data/60_mining.ipynb #25410192
+# %% ../../nbs/data/60_mining.ipynb #2887c947
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import UnknownName, check_positive
-from .collections import Collection, positive_pairs
+from .collections import Collection, Texts, positive_pairs, training_documents
 from .examples import Example, Examples, TrainingSet
-from .training_sets import NotedSet, Run, Texts, ranked, training_texts
+from .formats import Run
+from .training_sets import NotedSet, ranked
 from ..plots import PALETTE, Picture, figure
 
 # %% ../../nbs/data/60_mining.ipynb #59a29dc4
@@ -269,7 +270,7 @@ def _scores(
             )
     return [dict(zip(some, map(float, s), strict=True)) for some, s in zip(ids, found, strict=True)]
 
-# %% ../../nbs/data/60_mining.ipynb #3d7d4bea
+# %% ../../nbs/data/60_mining.ipynb #98a8f719
 def mine_hard_negatives(
     data: Collection | TrainingSet,  # Judged queries, or examples with ids, positive first.
     run: Run,  # Candidates with scores, of any retriever.
@@ -293,7 +294,7 @@ def mine_hard_negatives(
     asked = check_trainable_queries(every, collection, split)
     if documents is None and not isinstance(data, Collection):
         raise ValueError("examples hold no corpus; pass documents=, texts by id.")
-    texts = training_texts(data) if documents is None else Texts(documents)
+    texts = training_documents(data) if documents is None else Texts(documents)
     settings = {"num_negatives": num_negatives, "sampling": sampling, **vars(rules)}
     report = MiningReport(settings, num_negatives)
     if len(asked) < len(every):

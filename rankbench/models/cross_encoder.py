@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADS', 'CONTEXTS', 'DTYPES', 'TEMPLATES', 'PairReader', 'CrossEncoder', 'opens_elsewhere']
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #c5dc0228
+# %% ../../nbs/models/30_cross_encoder.ipynb #2e667853
 import copy
 import json
 import logging
@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import UnknownName
+from .backbone import Checkpointed
 from .base import Reranker
-from .feature_ranker import _saved_to
 from rankbench.models.list_context import (
     ListEncoder,
     ListLayout,
@@ -31,6 +31,7 @@ from rankbench.models.list_context import (
     quiet_transformers,
     to_lists,
 )
+from .saving import write_json, write_modules
 
 # %% ../../nbs/models/30_cross_encoder.ipynb #15355709
 HEADS = ("linear", "token_logit")
@@ -296,8 +297,8 @@ def _with_lora(model, settings: Mapping[str, Any], fresh: Sequence[str], linear:
         warnings.simplefilter("ignore", FutureWarning)
         return peft.get_peft_model(model, peft.LoraConfig(**given))
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #c0b78b76
-class CrossEncoder(Reranker):
+# %% ../../nbs/models/30_cross_encoder.ipynb #f4d10a53
+class CrossEncoder(Checkpointed, Reranker):
     """Reads a query and a document together."""
 
     kind = "cross_encoder"
@@ -348,14 +349,6 @@ class CrossEncoder(Reranker):
             "context": self.context_settings or None, "dtype": self.dtype,
         }  # fmt: skip
 
-    @classmethod
-    def load(cls, folder: str | Path, **config: Any) -> "CrossEncoder":
-        """What `save` wrote; settings that are given here replace its own."""
-        path = Path(folder) / "rankbench.json"
-        saved = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        saved.pop("kind", None)
-        return cls(folder, **{**saved, **config})
-
     def tokenize(
         self, queries: Sequence[str], documents: Sequence[str]
     ) -> list[dict[str, list[int]]]:
@@ -402,14 +395,18 @@ class CrossEncoder(Reranker):
         return [found[places[i]] for i in range(len(lists))]
 
     @property
+    def backbones(self):
+        return [self.plain]
+
+    @property
     def plain(self):
         """The transformers model, without the adapter around it."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
-    def save(self, folder: str | Path) -> None:
+    def write(self, folder: Path) -> None:
         """The layout of sentence-transformers where it can compute the scores; else our own."""
-        with _saved_to(folder) as new, quiet_transformers():
-            _write(self, new)
+        with quiet_transformers():
+            _write(self, folder)
 
 # %% ../../nbs/models/30_cross_encoder.ipynb #4ef9ea45
 def _check_settings(head: str, token: Any, list_context: str, context: Any, dtype: str) -> None:
@@ -543,8 +540,8 @@ def _chat_template(template: _Template, tokenizer) -> str:
     parts = [name(before), *template.parts, name(after)]
     return "{{ " + " + ".join(places.get(part, json.dumps(part)) for part in parts if part) + " }}"
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #ea7f8b70
-def _module_settings(model: CrossEncoder) -> dict[str, Any]:
+# %% ../../nbs/models/30_cross_encoder.ipynb #48325653
+def _write_modules(model: CrossEncoder, folder: Path) -> None:
     """The files by which sentence-transformers finds out what to compute."""
     decoder, how = model.form == "causal", {"method": "forward", "method_output_name": "logits"}
     inputs, cut = {"text": how}, {"truncation": "only_second"}
@@ -553,22 +550,18 @@ def _module_settings(model: CrossEncoder) -> dict[str, Any]:
     read = {"transformer_task": "text-generation" if decoder else "sequence-classification",
             "modality_config": inputs, "processing_kwargs": {"text": cut} if cut else {},
             "module_output_name": "causal_logits" if decoder else "scores"}  # fmt: skip
+    write_json(folder / "sentence_bert_config.json", read)
     kinds = {"": "base.modules.transformer.Transformer"}
-    found = {"sentence_bert_config.json": read, "config_sentence_transformers.json": {
-        "model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity",
-        "prompts": {}, "default_prompt_name": None}}  # fmt: skip
     if decoder:
         kinds["1_LogitScore"] = "cross_encoder.modules.logit_score.LogitScore"
         own, other = [*model.token, None][:2]
-        found["1_LogitScore/config.json"] = {"true_token_id": own, "false_token_id": other,
-                                             "module_input_name": "causal_logits"}  # fmt: skip
-    found["modules.json"] = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
-    ]
-    return found
+        score = {"true_token_id": own, "false_token_id": other}
+        score["module_input_name"] = "causal_logits"
+        write_json(folder / "1_LogitScore" / "config.json", score)
+    write_modules(folder, kinds, "CrossEncoder", prompts={}, default_prompt_name=None,
+                  activation_fn="torch.nn.modules.linear.Identity")  # fmt: skip
 
-# %% ../../nbs/models/30_cross_encoder.ipynb #88e83b01
+# %% ../../nbs/models/30_cross_encoder.ipynb #f9263275
 def _write(model: CrossEncoder, folder: Path) -> None:
     """Everything that `CrossEncoder.load` or sentence-transformers needs."""
     shared, tokenizer = opens_elsewhere(model), copy.deepcopy(model.reader.tokenizer)
@@ -582,8 +575,5 @@ def _write(model: CrossEncoder, folder: Path) -> None:
         from safetensors.torch import save_file
 
         save_file(model.context.state_dict(), folder / "list_context.safetensors")
-    files = {"rankbench.json": {"kind": model.kind, **model.config}}
-    files |= _module_settings(model) if shared else {}
-    for path, content in files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    if shared:
+        _write_modules(model, folder)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POSITIVE', 'query_idf', 'InferenceFreeSplade', 'write_table']
 
-# %% ../../nbs/models/25_inference_free.ipynb #8a47d144
+# %% ../../nbs/models/25_inference_free.ipynb #1bed68d2
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,11 @@ from torch import Tensor
 
 from ..core import UnknownName
 from .base import check_role
+from .saving import write_json
 from rankbench.models.splade import (
-    MODULES,
+    MODULE_CLASSES,
     SparseEncoder,
     SpladeEncoder,
-    _saved_to,
-    _write_json,
     read_encoder,
     write_rest,
     write_router,
@@ -47,7 +46,7 @@ POSITIVE = {
     "softplus": (torch.nn.functional.softplus, lambda u: u + (-torch.expm1(-u)).log()),
 }  # Name → from parameters to weights, and back.
 
-# %% ../../nbs/models/25_inference_free.ipynb #9a727aa4
+# %% ../../nbs/models/25_inference_free.ipynb #3e7f6922
 class InferenceFreeSplade(SparseEncoder):
     """A network for documents, a table of weights for the terms of queries."""
 
@@ -84,6 +83,10 @@ class InferenceFreeSplade(SparseEncoder):
         self.eval()  # without dropout, until training asks for it
 
     @property
+    def backbones(self):
+        return self.documents.backbones
+
+    @property
     def weights(self) -> Tensor:
         """The weight of every term in queries."""
         return POSITIVE[self.positive][0](self.raw)
@@ -116,15 +119,10 @@ class InferenceFreeSplade(SparseEncoder):
     def write(self, folder: Path) -> None:
         """A router: the table for queries, the network for documents."""
         write_table(folder / "query_0_SparseStaticEmbedding", self)
-        table = [("query_0_SparseStaticEmbedding", MODULES["SparseStaticEmbedding"])]
+        table = {"query_0_SparseStaticEmbedding": MODULE_CLASSES["SparseStaticEmbedding"]}
         side = write_side(folder, self.documents, self.documents.scorer, "document_")
-        write_router(folder, {"query": table, "document": side})
-        write_rest(folder, self, self.documents, {"raw": self.raw})
-
-    def save(self, folder: str | Path) -> None:
-        """The layout of sentence-transformers, and our settings beside it."""
-        with _saved_to(folder) as partial:
-            self.write(partial)
+        router = write_router(folder, {"query": table, "document": side})
+        write_rest(folder, self.documents, router, raw=self.raw)
 
     @classmethod
     def load(
@@ -143,11 +141,11 @@ class InferenceFreeSplade(SparseEncoder):
         encoder.load_state_dict({"raw": raw}, strict=False)
         return encoder
 
-# %% ../../nbs/models/25_inference_free.ipynb #ad5d455c
+# %% ../../nbs/models/25_inference_free.ipynb #82e08d0b
 def write_table(folder: Path, encoder: InferenceFreeSplade) -> None:
     """The weights of query terms as a module of sentence-transformers."""
     from safetensors.torch import save_file
 
-    _write_json(folder / "config.json", {"frozen": not encoder.learn})
+    write_json(folder / "config.json", {"frozen": not encoder.learn})
     write_tokenizer(folder, encoder.documents)
     save_file({"weight": encoder.weights.detach().cpu().clone()}, folder / "model.safetensors")

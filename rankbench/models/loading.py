@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILES', 'load_model']
 
-# %% ../../nbs/models/60_loading.ipynb #4defb267
+# %% ../../nbs/models/60_loading.ipynb #ea7a606c
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +14,18 @@ from typing import Any
 from .asymmetric import Asymmetric
 from .base import Encoder, Reranker
 from .bi_encoder import ACTIVATIONS, POOLINGS, BiEncoder, read_dense
+from .feature_ranker import FeatureRanker
 from .late_interaction import LateInteractionEncoder
 from .saving import load_saved, model_class, read_json
 from .static_encoder import StaticEncoder
 
-# %% ../../nbs/models/60_loading.ipynb #435f25d6
+# %% ../../nbs/models/60_loading.ipynb #747a2707
 def load_model(
     name: str | Path,  # A folder, or the name of a model on the hub.
     *,
     revision: str | None = None,  # Of a model on the hub: a branch, a tag or a commit.
     **changes: Any,  # Settings of the model's class.
-) -> Encoder | Reranker:
+) -> Encoder | Reranker | FeatureRanker:
     """The model of a folder or of the hub, set up as it was saved or published."""
     folder = _folder(name, revision)
     if (folder / "rankbench.json").is_file():
@@ -243,7 +244,7 @@ def _of_pylate(said: Mapping[str, Any]) -> dict[str, Any]:
         "prompts": {r: said.get(f"{r}_prefix") or "" for r in ("query", "document")},
     }  # fmt: skip
 
-# %% ../../nbs/models/60_loading.ipynb #78d9b084
+# %% ../../nbs/models/60_loading.ipynb #6153416a
 def _splade(parts: Sequence[_Part], said, changes) -> Encoder:
     """A masked language model and the pooling of SPLADE."""
     config = parts[1].config
@@ -255,18 +256,33 @@ def _splade(parts: Sequence[_Part], said, changes) -> Encoder:
                 "prompts": _prompts(said)}  # fmt: skip
     length = parts[0].config.get("max_seq_length")
     settings |= {"max_length": length} if length else {}
+    settings |= {"top_k": said["max_active_dims"]} if said.get("max_active_dims") else {}
     return model_class("splade")(parts[0].folder, **{**settings, **changes})
 
 
-def _routed(parts: Sequence[_Part], said, changes) -> Asymmetric:
+def _routed(parts: Sequence[_Part], said, changes) -> Encoder:
     """A router: the modules of each role, and those that both go through afterwards."""
     router, root = parts[0].config, parts[0].folder
     structure, types = router.get("structure", {}), router.get("types", {})
     if set(structure) != {"query", "document"}:
         raise ValueError(f"{root} routes {', '.join(structure)}; expected query and document.")
     sides = {}
+    if [types[path].rpartition(".")[2] for path in structure["query"]] == ["SparseStaticEmbedding"]:
+        return _inference_free(router, parts, said, changes)
     for role, listed in structure.items():
         own = {**said, "prompts": {role: _prompts(said).get(role, "")}}
         modules = [_Part(root, path, types[path]) for path in listed]
         sides[role] = _assembled(root, [*modules, *parts[1:]], own, {})
     return Asymmetric(**sides, **changes)
+
+
+def _inference_free(router: Mapping[str, Any], parts: Sequence[_Part], said, changes) -> Encoder:
+    """A table of weights for queries, a masked language model for documents."""
+    from safetensors.torch import load_file
+
+    root, types = parts[0].folder, router["types"]
+    modules = [_Part(root, path, types[path]) for path in router["structure"]["document"]]
+    documents = _assembled(root, [*modules, *parts[1:]], said, {})
+    (table,) = router["structure"]["query"]
+    weights = load_file(root / table / "model.safetensors")["weight"]
+    return model_class("inference_free_splade")(documents, weights, **changes)

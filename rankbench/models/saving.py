@@ -44,7 +44,7 @@ def _umask() -> int:
     os.umask(found)
     return found
 
-# %% ../../nbs/models/06_saving.ipynb #450ed279
+# %% ../../nbs/models/06_saving.ipynb #ad6d3caf
 MODEL_FILES = (
     "rankbench.json", "modules.json", "config.json", "config_sentence_transformers.json",
     "sentence_*_config.json", "router_config.json", "generation_config.json",
@@ -53,6 +53,7 @@ MODEL_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.*", "merges.txt", "chat_template.*",
     "[0-9]_*", "query_[0-9]_*", "document_[0-9]_*", "query", "document",
+    "rankbench.safetensors", "list_context.safetensors", "transformer",
 )  # fmt: skip
 
 
@@ -107,16 +108,17 @@ def write_modules(
     write_json(folder / "modules.json", listed)
     write_json(folder / "config_sentence_transformers.json", {"model_type": kind, **settings})
 
-# %% ../../nbs/models/06_saving.ipynb #186bcb9b
+# %% ../../nbs/models/06_saving.ipynb #f9da1d2a
 KINDS = {
     "static": "static_encoder:StaticEncoder",
     "transformer": "bi_encoder:BiEncoder",
     "late_interaction": "late_interaction:LateInteractionEncoder",
     "asymmetric": "asymmetric:Asymmetric",
     "splade": "splade:SpladeEncoder",
-    "inference_free_splade": "splade:InferenceFreeSplade",
+    "inference_free_splade": "inference_free:InferenceFreeSplade",
     "cross_encoder": "cross_encoder:CrossEncoder",
     "feature_ranker": "feature_ranker:FeatureRanker",
+    "attention_ranker": "feature_ranker:AttentionRanker",
 }
 
 
