@@ -34,6 +34,7 @@ ALLOWED = {
     ("data.collections", "data.pydocs"): "inside load_collection: pydocs is built on this module",
     ("data.collections", "data.corpora"): "inside read_beir: documents on disk are documents",
     ("data.collections", "data.hub"): "inside load_collection: a hub's collections are collections",
+    ("training.pairs", "training.trainer"): "inside train(): transformers is slow to import",
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
@@ -65,6 +66,7 @@ LAZY = {
     ("data.collections", "data.pydocs"),
     ("data.collections", "data.corpora"),
     ("data.collections", "data.hub"),
+    ("training.pairs", "training.trainer"),
 }  # never at the top of the module
 
 HEAVY = ("transformers", "pandas", "matplotlib", "datasets", "scipy")

@@ -12,13 +12,8 @@ from rankbench.losses.nested import matryoshka
 from rankbench.models.static_encoder import StaticEncoder
 from rankbench.scaling.schedules import Schedule
 from rankbench.training.evaluation import evaluate
-from rankbench.training.trainer import (
-    PairCollator,
-    PairData,
-    PairLoss,
-    check_trainable,
-    train,
-)
+from rankbench.training.objective import Objective
+from rankbench.training.pairs import PairCollator, PairData, check_trainable, train
 
 TINY = make_collection()
 TEXTS = [d.full for d in TINY.documents.values()]
@@ -90,8 +85,8 @@ def test_missing_hard_negatives_are_padding():
     data = PairData(TINY, encoder.tokenize, hard_negatives=2)
     data.negatives["q0-2"] = data.negatives["q0-2"][:1]
     batch = PairCollator(data, encoder.batch)([("q0-2", "d0-2"), ("q1-2", "d1-2")])
-    assert batch["negatives_where"].tolist() == [[True, False], [True, True]]
-    loss = PairLoss(encoder, "infonce")(**batch)["loss"]
+    assert batch["where"].tolist() == [[True, True, False], [True, True, True]]
+    loss = Objective(encoder, "infonce")(**batch)["loss"]
     loss.backward()
     assert loss.isfinite() and encoder.vectors.weight.grad.isfinite().all()
 
@@ -100,7 +95,7 @@ def test_a_relevant_document_of_the_batch_is_no_negative():
     encoder = make_encoder()
     collator = PairCollator(PairData(TINY, encoder.tokenize), encoder.batch)
     together = collator([("q0-2", "d0-2"), ("q0-3", "d0-3")])
-    loss = PairLoss(encoder, "infonce")(**together)["loss"]
+    loss = Objective(encoder, "infonce")(**together)["loss"]
     assert loss.item() == pytest.approx(0.0, abs=1e-6)  # each is judged for the other's query
 
 
@@ -124,38 +119,39 @@ def test_a_sum_trains_as_its_parts_do():
     loss = weighted_sum(
         {"a": (2.0, "infonce"), "b": (0.5, "ranknet"), "c": (1.0, select("flops", 1))}
     )
-    values = PairLoss(encoder, loss, temperature=0.3)(**batch, step=0)
+    values = Objective(encoder, loss, temperature=0.3)(**batch, step=0)
     for name, part in (("a", "infonce"), ("b", "ranknet")):
-        alone = PairLoss(encoder, part, temperature=0.3)(**batch)["loss"]
-        torch.testing.assert_close(values[name], alone)
+        alone = Objective(encoder, part, temperature=0.3)(**batch)["loss"]
+        torch.testing.assert_close(values[name], alone.detach())
     flops = flops_regularizer(encoder(**batch["documents"]))
-    torch.testing.assert_close(values["c"], flops)
+    torch.testing.assert_close(values["c"], flops.detach())
     expected = 2 * values["a"] + 0.5 * values["b"] + values["c"]
-    torch.testing.assert_close(values["loss"], expected)
+    torch.testing.assert_close(values["loss"].detach(), expected)
 
 
 def test_settings_of_a_wrapper_beat_the_temperature_of_the_run():
     encoder, batch = tiny_batch()
-    own = PairLoss(encoder, partial(infonce_loss, temperature=0.7), temperature=0.05)(**batch)
+    own = Objective(encoder, partial(infonce_loss, temperature=0.7), temperature=0.05)(**batch)
     cooling = scheduled("infonce", temperature=Schedule(0.3, start=0.7, warmup=10))
-    moving = PairLoss(encoder, cooling, temperature=0.05)(**batch, step=0)
+    moving = Objective(encoder, cooling, temperature=0.05)(**batch, step=0)
     torch.testing.assert_close(own["loss"], moving["loss"])
-    named = PairLoss(encoder, "infonce", temperature=0.7)(**batch)
+    named = Objective(encoder, "infonce", temperature=0.7)(**batch)
     torch.testing.assert_close(own["loss"], named["loss"])
 
 
 def test_a_function_of_ones_own_trains():
     encoder, batch = tiny_batch()
-    values = PairLoss(encoder, lambda q, d: ((q - d) ** 2).mean())(**batch)
+    values = Objective(encoder, lambda q, d: ((q - d) ** 2).mean())(**batch)
     assert set(values) == {"loss"} and values["loss"] > 0
 
 
 def test_prefixes_train_with_hard_negatives():
     encoder, batch = tiny_batch()
-    values = PairLoss(encoder, matryoshka("infonce", (4, 8)))(**batch)
+    values = Objective(encoder, matryoshka("infonce", (4, 8)))(**batch)
     assert {"loss@4", "loss@8"} < set(values)
-    without = {k: v for k, v in batch.items() if not k.startswith("negatives")}
-    assert PairLoss(encoder, matryoshka("infonce", (4, 8)))(**without)["loss"] < values["loss"]
+    data = PairData(TINY, encoder.tokenize)
+    without = PairCollator(data, encoder.batch)([("q0-2", "d0-2"), ("q1-2", "d1-2")])
+    assert Objective(encoder, matryoshka("infonce", (4, 8)))(**without)["loss"] < values["loss"]
 
 
 def test_parts_and_norms_of_every_step_are_kept():
@@ -187,5 +183,6 @@ def test_a_part_that_turns_into_nan_is_named_in_training():
 
 def test_a_part_that_cannot_be_trained_is_refused():
     encoder = make_encoder()
+    loss = weighted_sum({"infonce": (1.0, "infonce"), "kl": (1.0, "kl")})
     with pytest.raises(ValueError, match="kl needs teacher scores"):
-        PairLoss(encoder, weighted_sum({"infonce": (1.0, "infonce"), "kl": (1.0, "kl")}))
+        train(encoder, PairData(TINY, encoder.tokenize), loss)
