@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'COSTS', 'tune_units', 'OutputError', 'prepare_output', 'Com
            'unit_notes', 'named_losses', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
            'pareto_front', 'plot_pareto', 'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #58aee52b
+# %% ../../nbs/training/30_comparing.ipynb #e39206fd
 import csv
 import json
 import math
@@ -35,7 +35,8 @@ from rankbench.training.evaluation import (
     parse_measures,
 )
 from .list_training import FeatureTask
-from .tasks import RetrievalTask, Task, Unit
+from .systems import RetrievalTask
+from .tasks import Task, Unit
 
 # %% ../../nbs/training/30_comparing.ipynb #f2984ed3
 KINDS: dict[str, type[Task]] = {"retrieval": RetrievalTask, "letor": FeatureTask}
@@ -448,7 +449,7 @@ def plot_differences(comparison: Comparison, most: int = 6):
         ax.axhline(0, color="black", lw=0.7)
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #cdec34db
+# %% ../../nbs/training/30_comparing.ipynb #2c66d2b0
 def pareto_front(
     points: Sequence[tuple[float, float]],  # (cost, value)
 ) -> list[int]:  # Positions, cheapest first.
@@ -463,12 +464,13 @@ def pareto_front(
 
 def plot_pareto(
     record: dict[str, Any],
-    cost: str = "seconds",  # "seconds", "peak_mib", or a name among the rows' costs.
+    cost: str | None = None,  # "seconds", "peak_mib", or a name among the rows' costs.
 ):
     """The main measure against a cost, and the systems that no other one beats."""
     from rankbench.plots import PALETTE, Picture, figure
 
     main, rows = record["recipe"]["measures"][0], record["systems"]
+    cost = cost or _main_cost(record)
     found = [(r["system"], r.get(cost) or r.get("costs", {}).get(cost), r[main]) for r in rows]
     found = [row for row in found if row[1] is not None]
     fig, (ax,) = figure(1, width=5.2)
@@ -481,9 +483,16 @@ def plot_pareto(
     return Picture(fig)
 
 
+def _main_cost(record: dict[str, Any]) -> str:
+    """What answering costs where that was measured, else what training costs."""
+    every = [row.get("costs", {}) for row in record["systems"]]
+    names = [name for costs in every for name in costs]
+    return max(names, key=names.count) if names else "seconds"
+
+
 COSTS = {"seconds": "seconds of training", "peak_mib": "peak memory of training, MiB"}
 
-# %% ../../nbs/training/30_comparing.ipynb #1ac7235e
+# %% ../../nbs/training/30_comparing.ipynb #30bc0547
 def write_results(
     comparison: Comparison,
     seconds: float = 0.0,  # Of this run; what was finished before is not counted.
@@ -502,7 +511,7 @@ def write_results(
     }  # fmt: skip
     pictures = {
         "systems": plot_systems(record), "tuning": plot_tuning(comparison),
-        "curves": plot_curves(comparison), "pareto": plot_pareto(record, _main_cost(record)),
+        "curves": plot_curves(comparison), "pareto": plot_pareto(record),
         "differences": plot_differences(comparison),
     }  # fmt: skip
     for name, picture in pictures.items():
@@ -518,13 +527,6 @@ def write_results(
     write_json(folder / "record.json", record)
     (folder / "report.html").write_text(report(record, pictures), "utf-8")
     return record
-
-
-def _main_cost(record: dict[str, Any]) -> str:
-    """What searching costs where that was measured, else what training costs."""
-    every = [row.get("costs", {}) for row in record["systems"]]
-    names = [name for costs in every for name in costs]
-    return max(names, key=names.count) if names else "seconds"
 
 
 def report(record: dict[str, Any], pictures: dict[str, Any]) -> str:
