@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'COSTS', 'tune_units', 'OutputError', 'prepare_output', 'Comparison', 'run_unit', 'best_on_dev', 'choose',
            'run_comparison', 'final_units', 'processes', 'summarize', 'system_units', 'query_values', 'edge_notes',
-           'unit_notes', 'named_losses', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
+           'unit_notes', 'named_losses', 'short_name', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
            'pareto_front', 'plot_pareto', 'write_results', 'report']
 
 # %% ../../nbs/training/30_comparing.ipynb #e39206fd
@@ -346,13 +346,22 @@ def unit_notes(results: Sequence[dict[str, Any]]) -> list[str]:
     lost = Counter(r["unit"]["system"] for r in results if r.get("diverged"))
     return notes + [f"{loss}: {n} of {runs[loss]} runs diverged" for loss, n in lost.items()]
 
-# %% ../../nbs/training/30_comparing.ipynb #b7ca0e18
+# %% ../../nbs/training/30_comparing.ipynb #e9ae3517
 def named_losses(comparison: Comparison, most: int) -> list[str]:
     """The first loss and the best others, in the order of the recipe."""
     recipe, table = comparison.recipe, query_values(comparison)
     first, *others = recipe.losses
     others.sort(key=lambda loss: -fmean(table[loss][recipe.measures[0]].values()))
     return [loss for loss in recipe.losses if loss in (first, *others[: most - 1])]
+
+
+def short_name(
+    system: str,  # Such as "infonce @ splade:/home/me/models/small".
+) -> str:
+    """A system's name for pictures: of a folder the last two parts."""
+    loss, at, model = system.partition("@")
+    kind, colon, path = model.strip().rpartition(":")
+    return f"{loss}@ {kind}{colon}{'/'.join(Path(path).parts[-2:])}" if at else system
 
 
 def plot_systems(record: dict[str, Any]):
@@ -369,11 +378,11 @@ def plot_systems(record: dict[str, Any]):
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.axvline(first[main], color="black", lw=0.7, ls=":")
-    ax.set_yticks(range(len(rows)), [r["system"] for r in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [short_name(r["system"]) for r in rows], fontsize=8)
     ax.set(xlabel=f"{main} on test", ylim=(-0.7, len(rows) - 0.3))
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #bc730c5b
+# %% ../../nbs/training/30_comparing.ipynb #1aede40a
 def plot_tuning(comparison: Comparison, most: int = 8):
     """Dev value against learning rate, one line per loss, best temperature of each rate."""
     from rankbench.plots import CYCLE, Picture, figure
@@ -399,7 +408,7 @@ def plot_tuning(comparison: Comparison, most: int = 8):
 
 def _line(loss: str, colors: dict[str, str]) -> dict[str, Any]:
     """A colour and a name for some losses, thin grey for the others."""
-    named = {"color": colors.get(loss), "label": loss, "ms": 3, "zorder": 3}
+    named = {"color": colors.get(loss), "label": short_name(loss), "ms": 3, "zorder": 3}
     return named if loss in colors else {"color": "#cccccc", "lw": 0.8, "ms": 1.5, "zorder": 1}
 
 # %% ../../nbs/training/30_comparing.ipynb #77797f9b
@@ -425,7 +434,7 @@ def plot_curves(comparison: Comparison, most: int = 8):
     ax.legend(fontsize=8, frameon=False) if ax.lines else None
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #11a4cb6d
+# %% ../../nbs/training/30_comparing.ipynb #ca60daca
 def plot_differences(comparison: Comparison, most: int = 6):
     """Per query, each other loss minus the first, sorted: who wins where, and by how much."""
     from rankbench.plots import PALETTE, Picture, figure
@@ -444,12 +453,14 @@ def plot_differences(comparison: Comparison, most: int = 6):
             part = [d if d * sign > 0 else 0.0 for d in differences]
             ax.fill_between(range(len(part)), part, color=color, step="mid", lw=0)
         won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-        ax.set_title(f"{other}: {won} up, {lost} down", fontsize=9, loc="left")
-        ax.set(xlabel="queries, sorted", ylabel=f"{main} minus {first}" if ax is axes[0] else "")
+        name, versus = short_name(other), short_name(first)
+        between = "\n" if len(name) > 28 else ": "
+        ax.set_title(f"{name}{between}{won} up, {lost} down", fontsize=9, loc="left")
+        ax.set(xlabel="queries, sorted", ylabel=f"{main} minus {versus}" if ax is axes[0] else "")
         ax.axhline(0, color="black", lw=0.7)
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #2c66d2b0
+# %% ../../nbs/training/30_comparing.ipynb #db6a9953
 def pareto_front(
     points: Sequence[tuple[float, float]],  # (cost, value)
 ) -> list[int]:  # Positions, cheapest first.
@@ -478,7 +489,7 @@ def plot_pareto(
     ax.plot([found[i][1] for i in front], [found[i][2] for i in front], "-", color="black", lw=0.8)
     for i, (name, x, y) in enumerate(found):
         ax.scatter(x, y, s=18, color=PALETTE["blue" if i in front else "grey"], zorder=3)
-        ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        ax.annotate(short_name(name), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
     ax.set(xscale="log", xlabel=COSTS.get(cost, cost), ylabel=f"{main} on test")
     return Picture(fig)
 
