@@ -434,7 +434,7 @@ def plot_curves(comparison: Comparison, most: int = 8):
     ax.legend(fontsize=8, frameon=False) if ax.lines else None
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #ca60daca
+# %% ../../nbs/training/30_comparing.ipynb #81d919df
 def plot_differences(comparison: Comparison, most: int = 6):
     """Per query, each other loss minus the first, sorted: who wins where, and by how much."""
     from rankbench.plots import PALETTE, Picture, figure
@@ -454,13 +454,13 @@ def plot_differences(comparison: Comparison, most: int = 6):
             ax.fill_between(range(len(part)), part, color=color, step="mid", lw=0)
         won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         name, versus = short_name(other), short_name(first)
-        between = "\n" if len(name) > 28 else ": "
-        ax.set_title(f"{name}{between}{won} up, {lost} down", fontsize=9, loc="left")
+        name = name.replace(" @ ", "\n@ ") + ("\n" if " @ " in name else ": ")
+        ax.set_title(f"{name}{won} up, {lost} down", fontsize=9, loc="left")
         ax.set(xlabel="queries, sorted", ylabel=f"{main} minus {versus}" if ax is axes[0] else "")
         ax.axhline(0, color="black", lw=0.7)
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #db6a9953
+# %% ../../nbs/training/30_comparing.ipynb #be314182
 def pareto_front(
     points: Sequence[tuple[float, float]],  # (cost, value)
 ) -> list[int]:  # Positions, cheapest first.
@@ -489,7 +489,16 @@ def plot_pareto(
     ax.plot([found[i][1] for i in front], [found[i][2] for i in front], "-", color="black", lw=0.8)
     for i, (name, x, y) in enumerate(found):
         ax.scatter(x, y, s=18, color=PALETTE["blue" if i in front else "grey"], zorder=3)
-        ax.annotate(short_name(name), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        if i in front or not name.startswith("untrained"):
+            left = math.log(x) < sum(math.log(x) for _, x, _ in found) / len(found)
+            ax.annotate(
+                short_name(name).replace(" @ ", "\n@ "),
+                (x, y),
+                xytext=(4 if left else -4, 3),
+                ha="left" if left else "right",
+                textcoords="offset points",
+                fontsize=7,
+            )
     ax.set(xscale="log", xlabel=COSTS.get(cost, cost), ylabel=f"{main} on test")
     return Picture(fig)
 
