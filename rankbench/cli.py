@@ -790,21 +790,28 @@ def make_parser() -> argparse.ArgumentParser:
         "With --task letor the model is a small network that ranks rows of features: those\n"
         "of BM25's candidates, made from pydocs or a BEIR folder, or a folder with LETOR\n"
         "files (train.txt, test.txt). A run takes seconds.\n\n"
+        "A loss is a name, or an expression such as 'infonce + 0.001*flops.documents'. One\n"
+        "may be followed by @ MODEL: static, a folder, a hub name, splade:FOLDER (a masked\n"
+        "language model, trained as SPLADE) or cross:FOLDER (a cross-encoder, which orders\n"
+        "what BM25 finds). Every model is a baseline before training, too.\n\n"
         "examples:\n"
         "  rankbench compare --losses infonce,ranknet --profile smoke\n"
+        "  rankbench compare --losses 'infonce, infonce @ splade:models/small,\n"
+        "      softmax @ cross:models/small' --search random --trials 12 --jobs 2\n"
         "  rankbench compare --task letor --losses all --profile smoke\n"
         "  rankbench compare --task letor --losses ranknet,all --collection path/to/letor",
     )  # fmt: skip
     sub.add_argument("--task", default="retrieval",
                      help="retrieval, or letor: ranking by features (default: %(default)s)")  # fmt: skip
     sub.add_argument("--losses", metavar="A,B,...",
-                     help="losses, the first is compared against; all: every one that fits "
+                     help="LOSS or LOSS @ MODEL, the first is compared against; all: every "
+                     "loss that fits "
                      f"(default: {LOSSES['retrieval']}; letor: {LOSSES['letor']})")  # fmt: skip
     sub.add_argument("--collection", help="pydocs, a BEIR or LETOR folder, or several "
                      "with commas between (default: pydocs)")  # fmt: skip
     sub.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: %(default)s)")
-    sub.add_argument("--model", help="static, a folder with a transformer, or a hub name; "
-                     "letor: linear, or hidden sizes such as 64-32")  # fmt: skip
+    sub.add_argument("--model", help="of losses without @: static, a folder, a hub name, "
+                     "splade:FOLDER or cross:FOLDER; letor: linear, or hidden sizes such as 64-32")  # fmt: skip
     sub.add_argument("--steps", type=int, help="steps of each run")
     sub.add_argument("--batch-size", type=int, help="pairs, or lists, per step")
     sub.add_argument("--rates", metavar="R,...", help="learning rates to try on dev")

@@ -11,7 +11,7 @@ from tiny import make_collection
 from rankbench.core import UnknownName
 from rankbench.recipes import PROFILES, Recipe, make_recipe
 from rankbench.records import read_record, write_json
-from rankbench.training import comparing, tasks
+from rankbench.training import comparing, systems
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
 from rankbench.training.trainer import Curve
 
@@ -162,7 +162,7 @@ def test_a_run_that_diverged_is_never_chosen(tmp_path, monkeypatch):
         curve = [(i, 0.9 if bad else 0.1) for i in range(evaluations)]
         return Curve([float("nan") if bad else 1.0], curve)
 
-    monkeypatch.setattr(tasks, "train", diverge)
+    monkeypatch.setattr(systems, "train", diverge)
     comparison = Comparison(RECIPE, tmp_path / "run", collection=make_collection())
     run_comparison(comparison)
     assert {u.rate for u in choose(comparison).values()} == {min(RECIPE.rates)}
@@ -252,3 +252,138 @@ def test_the_front_holds_what_nobody_beats(points):
 def test_old_recipes_keep_their_digest(root):
     for path in sorted((root / "data" / "results" / "compare").glob("*.json")):
         assert read_record(path)["digest"] == json.loads(path.read_text())["digest"]
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory, transformer_folder):
+    """A tiny masked language model that knows the words of the tiny collection."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("mlm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForMaskedLM(AutoConfig.from_pretrained(transformer_folder)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(transformer_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, transformer_folder, language_model):
+    losses = ("infonce", f"infonce(temperature=0.1) @ {transformer_folder}",
+              f"infonce + 0.001*flops.documents @ splade:{language_model}",
+              f"ranknet @ cross:{transformer_folder}")  # fmt: skip
+    recipe = replace(RECIPE, losses=losses, rates=(0.003,), seeds=1, measures=("nDCG@10", "R@50"))
+    folder = tmp_path_factory.mktemp("mixed") / "run"
+    comparison = Comparison(recipe, folder, collection=make_collection())
+    return comparison, run_comparison(comparison)
+
+
+def test_models_of_all_kinds_are_rows_of_one_table(mixed):
+    comparison, record = mixed
+    models = [entry.partition("@")[2].strip() or "static" for entry in comparison.recipe.losses]
+    names = [*comparison.recipe.losses, "bm25", *(f"untrained @ {m}" for m in models)]
+    assert [r["system"] for r in record["systems"]] == names
+    assert [r["p"] is None for r in record["systems"]] == [True, *[False] * 4, *[True] * 4]
+    assert [r["temperature"] for r in record["systems"][:4]] == [0.05, 0.05, 1.0, 1.0]
+    text = (comparison.folder / "report.html").read_text()
+    assert "<th>ms per query</th>" in text and "where none is named" in text
+
+
+def test_every_system_says_what_an_answer_costs(mixed):
+    rows = {r["system"]: r["costs"] for r in mixed[1]["systems"]}
+    assert all(costs["ms per query"] > 0 and costs["index MiB"] > 0 for costs in rows.values())
+    sparse = {name for name, costs in rows.items() if "products per pair" in costs}
+    assert sparse == {n for n in rows if "splade:" in n or "cross:" in n or n == "bm25"}
+    cross = next(n for n in rows if "@ cross:" in n)
+    assert rows[cross]["index MiB"] == rows["bm25"]["index MiB"]  # it has none of its own
+    dense, count = rows["infonce"]["index MiB"] * 2**20, len(mixed[0].collection.documents)
+    assert dense == count * 256 * 4  # float32
+    from rankbench.training.comparing import plot_pareto
+
+    (axes,) = plot_pareto(mixed[1]).figure.axes
+    assert axes.get_xlabel() == "ms per query"
+
+
+def test_a_mixed_comparison_resumes(mixed, monkeypatch):
+    comparison, record = mixed
+    monkeypatch.setattr(comparing, "run_unit", lambda *_: pytest.fail("ran a unit again"))
+    again = Comparison(comparison.recipe, comparison.folder, True, collection=make_collection())
+    assert run_comparison(again)["systems"] == record["systems"]
+
+
+def test_the_static_encoder_is_trained_as_by_hand(finished):
+    from rankbench.data.collections import with_training
+    from rankbench.models.static_encoder import StaticEncoder, idf_weights, train_pieces
+    from rankbench.training.pairs import PairData, train
+
+    comparison, record = finished
+    data = with_training(make_collection())
+    texts = [d.full for d in data.documents.values()]
+    texts += [data.queries[q] for q in data.split("train")]
+    pieces, unit = train_pieces(texts), choose(comparison)["ranknet"]
+    encoder = StaticEncoder(pieces, idf_weights(pieces, texts), seed=1)
+    pairs = PairData(data, encoder.tokenize)
+    curve = train(encoder, pairs, "ranknet", steps=4, batch_size=16, rate=unit.rate,
+                  temperature=0.05, seed=1, evaluations=2)  # fmt: skip
+    result = comparison.result(replace(unit, role="final", seed=1))
+    assert result["losses"] == curve.losses
+    assert [tuple(point) for point in result["curve"]] == curve.dev
+
+
+def test_a_reranker_orders_what_bm25_finds(mixed):
+    comparison, _ = mixed
+    unit = next(u for u in comparing.final_units(comparison) if "cross:" in u.system)
+    found = comparison.task.carry_out(unit).run
+    first = comparison.task.candidates("test", comparison.recipe.depth)
+    assert {q: set(run) for q, run in found.items()} == {q: set(run) for q, run in first.items()}
+    assert any(sorted(found[q], key=found[q].get) != sorted(first[q], key=first[q].get)
+               for q in found)  # fmt: skip
+
+
+def test_terms_of_splade_are_those_of_the_collection(mixed):
+    task, (name,) = mixed[0].task, [m for m in mixed[0].task.untrained.values() if "splade" in m]
+    model = task.model(name, 0)
+    used = {i for ids in model.tokenize(task._texts) for i in ids}
+    assert set(model.columns.tolist()) <= used and len(model.columns) < model.dim
+
+
+def test_products_are_counted_as_the_report_on_sparsity_counts_them():
+    import torch
+
+    from rankbench.losses.norms import sparsity
+    from rankbench.training.retrieval import build_bm25
+
+    index = build_bm25({"a": "milk tea", "b": "milk", "c": "saw"}, block=2)
+    documents = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    queries = ["milk tea", "saw", "tea tea"]
+    asked = torch.tensor(index.embed(queries).toarray())
+    expected = sparsity(asked, documents)["multiplications"]
+    assert systems.products_per_pair(index, queries) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [("infonce @ cross:FOLDER", "^infonce @ cross:FOLDER: infonce compares vectors .* ranknet"),
+     ("kl @ cross:FOLDER", "kl needs teacher scores, .* losses that fit: .*softmax"),
+     ("ranknet + flops.documents @ cross:FOLDER", "flops weighs the activations"),
+     ("kl @ FOLDER", "^kl @ FOLDER: kl needs teacher scores.* losses that fit: .*infonce"),
+     ("flops.documents", "flops ranks nothing; .* such as 'infonce"),
+     ("infonce @ splade:FOLDER", "comes without a language-model head"),
+     ("infonce + @ FOLDER", "is no loss; expected an expression"),
+     ("infonse @ FOLDER", "did you mean infonce"),
+     ("infonce @ ./nowhere", "no model './nowhere'")],
+)  # fmt: skip
+def test_entries_that_cannot_be_trained_are_refused(entry, message, transformer_folder, tmp_path):
+    place = str(transformer_folder)
+    recipe = replace(RECIPE, losses=("infonce", entry.replace("FOLDER", place)))
+    with pytest.raises(ValueError, match=message.replace("FOLDER", re.escape(place))):
+        Comparison(recipe, tmp_path / "run", collection=make_collection())
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_diverges_ranks_nothing_and_the_rest_goes_on(tmp_path):
+    recipe = replace(RECIPE, losses=("infonce",), rates=(1e38, 0.003), seeds=1)
+    comparison = Comparison(recipe, tmp_path / "run", collection=make_collection())
+    run_comparison(comparison)
+    assert choose(comparison)["infonce"].rate == 0.003

@@ -41,7 +41,8 @@ from rankbench.training.list_training import (
     scale_settings,
     train_ranker,
 )
-from rankbench.training.tasks import RetrievalTask, Unit, fitting_losses
+from rankbench.training.systems import RetrievalTask
+from rankbench.training.tasks import Unit, fitting_losses
 
 LIST_LOSSES = fitting_losses(FeatureTask)
 

@@ -35,6 +35,7 @@ ALLOWED = {
     ("data.collections", "data.corpora"): "inside read_beir: documents on disk are documents",
     ("data.collections", "data.hub"): "inside load_collection: a hub's collections are collections",
     ("training.pairs", "training.trainer"): "inside train(): transformers is slow to import",
+    ("training.systems", "training.trainer"): "inside train_reranker(), for the same reason",
     ("records", "recipes"): "a record holds a recipe and checks its digest",
     ("plots", "checks"): "pictures draw the gradient that the checks compare",
     ("losses.written_order", "losses.position_aware"): "weights of places, as in p-ListMLE",
@@ -67,6 +68,7 @@ LAZY = {
     ("data.collections", "data.corpora"),
     ("data.collections", "data.hub"),
     ("training.pairs", "training.trainer"),
+    ("training.systems", "training.trainer"),
 }  # never at the top of the module
 
 HEAVY = ("transformers", "pandas", "matplotlib", "datasets", "scipy")

@@ -88,15 +88,18 @@ def measure(
         rows[-1]["RR@10"] = sum(values.values()) / len(values)
     return rows
 
-# %% ../../nbs/training/53_bench_retrieval.ipynb #c669976e
+# %% ../../nbs/training/53_bench_retrieval.ipynb #61b3ef3a
 def run_bench_retrieval(
     count: int = 200_000,  # Documents.
     queries: int = 1000,
     output: str | Path | None = None,  # Where the record goes.
 ) -> dict[str, Any]:
     """Measure in a fresh process; returns the record."""
-    command = [sys.executable, "-m", "rankbench.training.bench_retrieval", str(count), str(queries)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import json, rankbench.training.bench_retrieval as m; "
+         f"print(json.dumps(m.measure({int(count)}, {int(queries)})))"],
+        capture_output=True, text=True,
+    )  # fmt: skip
     if done.returncode:
         raise OSError(
             f"the measurement failed: {(done.stderr.strip() or 'killed').splitlines()[-1]}"
@@ -108,7 +111,3 @@ def run_bench_retrieval(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(output, record)
     return record
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(*map(int, sys.argv[1:]))))

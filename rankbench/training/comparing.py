@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'COSTS', 'tune_units', 'OutputError', 'prepare_output', 'Comparison', 'run_unit', 'best_on_dev', 'choose',
            'run_comparison', 'final_units', 'processes', 'summarize', 'system_units', 'query_values', 'edge_notes',
-           'unit_notes', 'named_losses', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
+           'unit_notes', 'named_losses', 'short_name', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
            'pareto_front', 'plot_pareto', 'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #58aee52b
+# %% ../../nbs/training/30_comparing.ipynb #e39206fd
 import csv
 import json
 import math
@@ -35,7 +35,8 @@ from rankbench.training.evaluation import (
     parse_measures,
 )
 from .list_training import FeatureTask
-from .tasks import RetrievalTask, Task, Unit
+from .systems import RetrievalTask
+from .tasks import Task, Unit
 
 # %% ../../nbs/training/30_comparing.ipynb #f2984ed3
 KINDS: dict[str, type[Task]] = {"retrieval": RetrievalTask, "letor": FeatureTask}
@@ -345,13 +346,22 @@ def unit_notes(results: Sequence[dict[str, Any]]) -> list[str]:
     lost = Counter(r["unit"]["system"] for r in results if r.get("diverged"))
     return notes + [f"{loss}: {n} of {runs[loss]} runs diverged" for loss, n in lost.items()]
 
-# %% ../../nbs/training/30_comparing.ipynb #b7ca0e18
+# %% ../../nbs/training/30_comparing.ipynb #e9ae3517
 def named_losses(comparison: Comparison, most: int) -> list[str]:
     """The first loss and the best others, in the order of the recipe."""
     recipe, table = comparison.recipe, query_values(comparison)
     first, *others = recipe.losses
     others.sort(key=lambda loss: -fmean(table[loss][recipe.measures[0]].values()))
     return [loss for loss in recipe.losses if loss in (first, *others[: most - 1])]
+
+
+def short_name(
+    system: str,  # Such as "infonce @ splade:/home/me/models/small".
+) -> str:
+    """A system's name for pictures: of a folder the last two parts."""
+    loss, at, model = system.partition("@")
+    kind, colon, path = model.strip().rpartition(":")
+    return f"{loss}@ {kind}{colon}{'/'.join(Path(path).parts[-2:])}" if at else system
 
 
 def plot_systems(record: dict[str, Any]):
@@ -368,11 +378,11 @@ def plot_systems(record: dict[str, Any]):
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.axvline(first[main], color="black", lw=0.7, ls=":")
-    ax.set_yticks(range(len(rows)), [r["system"] for r in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [short_name(r["system"]) for r in rows], fontsize=8)
     ax.set(xlabel=f"{main} on test", ylim=(-0.7, len(rows) - 0.3))
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #bc730c5b
+# %% ../../nbs/training/30_comparing.ipynb #1aede40a
 def plot_tuning(comparison: Comparison, most: int = 8):
     """Dev value against learning rate, one line per loss, best temperature of each rate."""
     from rankbench.plots import CYCLE, Picture, figure
@@ -398,7 +408,7 @@ def plot_tuning(comparison: Comparison, most: int = 8):
 
 def _line(loss: str, colors: dict[str, str]) -> dict[str, Any]:
     """A colour and a name for some losses, thin grey for the others."""
-    named = {"color": colors.get(loss), "label": loss, "ms": 3, "zorder": 3}
+    named = {"color": colors.get(loss), "label": short_name(loss), "ms": 3, "zorder": 3}
     return named if loss in colors else {"color": "#cccccc", "lw": 0.8, "ms": 1.5, "zorder": 1}
 
 # %% ../../nbs/training/30_comparing.ipynb #77797f9b
@@ -424,7 +434,7 @@ def plot_curves(comparison: Comparison, most: int = 8):
     ax.legend(fontsize=8, frameon=False) if ax.lines else None
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #11a4cb6d
+# %% ../../nbs/training/30_comparing.ipynb #81d919df
 def plot_differences(comparison: Comparison, most: int = 6):
     """Per query, each other loss minus the first, sorted: who wins where, and by how much."""
     from rankbench.plots import PALETTE, Picture, figure
@@ -443,12 +453,14 @@ def plot_differences(comparison: Comparison, most: int = 6):
             part = [d if d * sign > 0 else 0.0 for d in differences]
             ax.fill_between(range(len(part)), part, color=color, step="mid", lw=0)
         won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-        ax.set_title(f"{other}: {won} up, {lost} down", fontsize=9, loc="left")
-        ax.set(xlabel="queries, sorted", ylabel=f"{main} minus {first}" if ax is axes[0] else "")
+        name, versus = short_name(other), short_name(first)
+        name = name.replace(" @ ", "\n@ ") + ("\n" if " @ " in name else ": ")
+        ax.set_title(f"{name}{won} up, {lost} down", fontsize=9, loc="left")
+        ax.set(xlabel="queries, sorted", ylabel=f"{main} minus {versus}" if ax is axes[0] else "")
         ax.axhline(0, color="black", lw=0.7)
     return Picture(fig)
 
-# %% ../../nbs/training/30_comparing.ipynb #cdec34db
+# %% ../../nbs/training/30_comparing.ipynb #be314182
 def pareto_front(
     points: Sequence[tuple[float, float]],  # (cost, value)
 ) -> list[int]:  # Positions, cheapest first.
@@ -463,12 +475,13 @@ def pareto_front(
 
 def plot_pareto(
     record: dict[str, Any],
-    cost: str = "seconds",  # "seconds", "peak_mib", or a name among the rows' costs.
+    cost: str | None = None,  # "seconds", "peak_mib", or a name among the rows' costs.
 ):
     """The main measure against a cost, and the systems that no other one beats."""
     from rankbench.plots import PALETTE, Picture, figure
 
     main, rows = record["recipe"]["measures"][0], record["systems"]
+    cost = cost or _main_cost(record)
     found = [(r["system"], r.get(cost) or r.get("costs", {}).get(cost), r[main]) for r in rows]
     found = [row for row in found if row[1] is not None]
     fig, (ax,) = figure(1, width=5.2)
@@ -476,14 +489,30 @@ def plot_pareto(
     ax.plot([found[i][1] for i in front], [found[i][2] for i in front], "-", color="black", lw=0.8)
     for i, (name, x, y) in enumerate(found):
         ax.scatter(x, y, s=18, color=PALETTE["blue" if i in front else "grey"], zorder=3)
-        ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        if i in front or not name.startswith("untrained"):
+            left = math.log(x) < sum(math.log(x) for _, x, _ in found) / len(found)
+            ax.annotate(
+                short_name(name).replace(" @ ", "\n@ "),
+                (x, y),
+                xytext=(4 if left else -4, 3),
+                ha="left" if left else "right",
+                textcoords="offset points",
+                fontsize=7,
+            )
     ax.set(xscale="log", xlabel=COSTS.get(cost, cost), ylabel=f"{main} on test")
     return Picture(fig)
 
 
+def _main_cost(record: dict[str, Any]) -> str:
+    """What answering costs where that was measured, else what training costs."""
+    every = [row.get("costs", {}) for row in record["systems"]]
+    names = [name for costs in every for name in costs]
+    return max(names, key=names.count) if names else "seconds"
+
+
 COSTS = {"seconds": "seconds of training", "peak_mib": "peak memory of training, MiB"}
 
-# %% ../../nbs/training/30_comparing.ipynb #1ac7235e
+# %% ../../nbs/training/30_comparing.ipynb #30bc0547
 def write_results(
     comparison: Comparison,
     seconds: float = 0.0,  # Of this run; what was finished before is not counted.
@@ -502,7 +531,7 @@ def write_results(
     }  # fmt: skip
     pictures = {
         "systems": plot_systems(record), "tuning": plot_tuning(comparison),
-        "curves": plot_curves(comparison), "pareto": plot_pareto(record, _main_cost(record)),
+        "curves": plot_curves(comparison), "pareto": plot_pareto(record),
         "differences": plot_differences(comparison),
     }  # fmt: skip
     for name, picture in pictures.items():
@@ -518,13 +547,6 @@ def write_results(
     write_json(folder / "record.json", record)
     (folder / "report.html").write_text(report(record, pictures), "utf-8")
     return record
-
-
-def _main_cost(record: dict[str, Any]) -> str:
-    """What searching costs where that was measured, else what training costs."""
-    every = [row.get("costs", {}) for row in record["systems"]]
-    names = [name for costs in every for name in costs]
-    return max(names, key=names.count) if names else "seconds"
 
 
 def report(record: dict[str, Any], pictures: dict[str, Any]) -> str:
