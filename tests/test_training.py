@@ -186,3 +186,13 @@ def test_a_part_that_cannot_be_trained_is_refused():
     loss = weighted_sum({"infonce": (1.0, "infonce"), "kl": (1.0, "kl")})
     with pytest.raises(ValueError, match="kl needs teacher scores"):
         train(encoder, PairData(TINY, encoder.tokenize), loss)
+
+
+def test_regularizers_of_both_sides_join_a_sum_and_train_nothing_alone():
+    encoder = make_encoder()
+    data = PairData(TINY, encoder.tokenize)
+    both = weighted_sum({"rank": (1.0, "infonce"), "cost": (0.1, "joint_flops")})
+    curve = train(encoder, data, both, steps=2, batch_size=8)
+    assert {"rank", "cost"} <= curve.parts[0].keys()
+    with pytest.raises(ValueError, match="needs a ranking loss beside it"):
+        train(encoder, data, "joint_flops", steps=2, batch_size=8)

@@ -144,9 +144,10 @@ def train(
     from rankbench.training.trainer import RankTrainer
 
     objective = Objective(encoder, loss, temperature=temperature, norms=norms)
-    for part in objective.parts:
-        if part.card is not None and part.form != "sides":
-            check_trainable(part.card.fn)
+    carded = [part for part in objective.parts if part.card is not None]
+    ranking = [part for part in carded if part.form not in ("sides", "activation_pairs")]
+    for part in ranking if len(ranking) or len(carded) < len(objective.parts) else carded:
+        check_trainable(part.card.fn)
     if len(data.pairs) < batch_size:
         raise ValueError(
             f"batch_size is {batch_size} but there are {len(data.pairs)} training pairs; "
