@@ -143,6 +143,13 @@ def test_the_sigmoid_does_not_overflow():
     assert sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
 
 
+def test_a_picture_needs_a_known_baseline_and_another_run():
+    with pytest.raises(UnknownName, match="unknown run 'bb'"):
+        plot_query_differences(JUDGMENTS, {"a": A, "b": B}, baseline="bb")
+    with pytest.raises(ValueError, match="expected another run than the baseline 'a'"):
+        plot_query_differences(JUDGMENTS, {"a": A})
+
+
 def test_pictures_are_drawn():
     svg = plot_query_differences(JUDGMENTS, {"a": A, "b": B}, "RR")._repr_svg_()
     assert "b: 2 up, 1 down" in svg and "RR minus a" in svg

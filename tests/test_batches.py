@@ -382,6 +382,23 @@ def test_sets_have_samplers_and_losses_of_their_own():
         check_targets("infonce", sets)
 
 
+def test_texts_of_a_mixture_are_read_once():
+    class Counted(Examples):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            return super().__getitem__(index)
+
+    data = Counted(pairs(0, 20, 15).examples)
+    data.sampled = False
+    sampler = MixedBatches(Mixture({"a": data}), 4, samplers={"a": NoDuplicateBatches(data, 4)})
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        list(sampler)
+    assert data.reads == 20
+
+
 def test_options_of_a_mixture_are_checked():
     sets = mixture()
     with pytest.raises(UnknownName, match="did you mean round_robin"):
@@ -390,10 +407,17 @@ def test_options_of_a_mixture_are_checked():
         MixedBatches(sets, 4, exhausted="again")
     with pytest.raises(UnknownName, match="set of the mixture"):
         MixedBatches(sets, 4, samplers={"d": RandomBatches(plain(4), 2)})
+    with pytest.raises(ValueError, match="sampler of 'a' is of another set than the mixture"):
+        MixedBatches(sets, 4, samplers={"a": RandomBatches(plain(82), 4)})
     with pytest.raises(ValueError, match="temperature of a mixture is 0"):
         MixedBatches(sets, 4, 0.0)
     with pytest.raises(ValueError, match="the set 'c' has no full batch"):
         len(MixedBatches(sets, 16, drop_last=True))
+
+
+def test_a_stretch_has_batches():
+    with pytest.raises(ValueError, match="stretch is 0; expected a number of batches above 0"):
+        LengthBatches(plain(4), 2, stretch=0)
 
 
 def test_lists_of_one_length_meet():

@@ -1,13 +1,17 @@
 """A training run in one file: what it accepts, what it refuses, and that it runs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 from tiny import make_collection
 from tiny_splade import make_models
 
-from rankbench.data.collections import with_training, write_beir
+from rankbench.data.batches import Mixture
+from rankbench.data.collections import Collection, Document, with_training, write_beir
+from rankbench.data.examples import Example, Examples
+from rankbench.data.files import BadFile
 from rankbench.data.formats import write_run
 from rankbench.data.rows import write_rows, write_triples
 from rankbench.models.loading import load_model
@@ -19,6 +23,7 @@ from rankbench.training.configs import (
     TrainConfig,
     build_losses,
     find_config,
+    make_batches,
     make_run,
     print_config,
     read_config,
@@ -123,6 +128,54 @@ def test_every_kind_of_data_is_built(tmp_path):
     for kind, settings in given.items():
         built = TrainConfig.data_section({"kind": kind, **settings}).build(TINY)
         assert len(built) and built[0].query and len(built[0].documents) > 1
+
+
+def numbered(tmp_path, scores=False):
+    """A collection whose ids are numbers, and triples of these ids."""
+    texts = {str(i): Document("", f"text {i}") for i in range(9)}
+    asked = {"100": "query 0", "101": "query 1"}
+    rows = [["100", "0", "5", "6"], ["101", "1", "6", "7"]]
+    scored = [[q, *([d, 1.0 / (i + 1)] for i, d in enumerate(ds))] for q, *ds in rows]
+    path = tmp_path / "ids.jsonl"
+    path.write_text("\n".join(map(json.dumps, scored if scores else rows)))
+    return Collection("numbers", texts, asked, {"train": {"100": {"0": 1}, "101": {"1": 1}}}), path
+
+
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize("count", [None, 1])
+def test_triples_of_numbers_are_looked_up_and_drawn_from(tmp_path, scores, count):
+    data, path = numbered(tmp_path, scores)
+    settings = {"kind": "triples", "path": str(path), "num_negatives": count}
+    built = TrainConfig.data_section(settings).build(data)
+    assert len(built) == 2 and built[1].documents[0] == "text 1"
+    shown = [int(d.removeprefix("text ")) for d in built[0].documents]
+    assert len(shown) == 1 + (count or 2) and {0} < set(shown) <= {0, 5, 6}
+    labels = {0: 1.0, 5: 1 / 2, 6: 1 / 3}
+    assert built[0].labels == (tuple(labels[d] for d in shown) if scores else None)
+
+
+def test_an_unknown_id_in_the_first_triple_is_no_text(tmp_path):
+    data, path = numbered(tmp_path)
+    path.write_text('["new", "0", "5"]\n' + path.read_text())
+    with pytest.raises(BadFile, match="line 1: an unknown query"):
+        TrainConfig.data_section({"kind": "triples", "path": str(path)}).build(data)
+    path.write_text("")
+    assert len(TrainConfig.data_section({"kind": "triples", "path": str(path)}).build(data)) == 0
+
+
+def test_what_mining_left_out_is_told():
+    queries = {**TINY.queries, "again": TINY.queries[next(iter(TINY.split("test")))]}
+    judged = TINY.split("train") | {"again": {next(iter(TINY.documents)): 1}}
+    data = replace(TINY, queries=queries, judgments={**TINY.judgments, "train": judged})
+    built = TrainConfig.data_section({"kind": "triples"}).build(data)
+    assert built.notes == ("1 queries that are also asked in a held-out split were left out",)
+
+
+def test_batches_of_several_data_sets_are_of_the_kind_asked_for():
+    sets = {n: Examples([Example("same", (f"{n}{i}",)) for i in range(6)]) for n in "ab"}
+    config = read_config(changes=["data={a: {}, b: {}}", "trainer.batches=no_duplicates"])
+    sampler = make_batches(config)(Mixture(sets), 3, seed=0)
+    assert [len(b) for b in sampler] == [1] * 12
 
 
 def test_a_run_that_stopped_goes_on(tmp_path):

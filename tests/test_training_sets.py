@@ -281,6 +281,15 @@ def test_what_a_run_loses_is_noted():
         small_run(strategy="single_relevant", judgments={"q": {"e": 1}, "r": {}})
 
 
+def test_single_relevant_changes_with_the_epoch_also_without_a_size():
+    data = small_run(strategy="single_relevant", judgments={"q": {"a": 1, "b": 1}})
+    found = set()
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        found.add(data[0].document_ids[0])
+    assert found == {"a", "b"} and data.sampled
+
+
 def test_single_relevant_finds_answers_outside_of_the_run_if_grades_are_the_labels():
     judged = {"q": {"e": 2}}
     made = small_run(

@@ -281,6 +281,8 @@ class LengthBatches(Batches):
         stretch: int = 50,  # Batches that are sorted together.
     ):
         super().__init__(training_set, batch_size, seed, drop_last)
+        if stretch < 1:
+            raise ValueError(f"stretch is {stretch}; expected a number of batches above 0.")
         self.stretch = stretch
         every = (training_set[i] for i in range(len(training_set)))
         self.lengths = np.array([len(e.query) + sum(map(len, e.documents)) for e in every])
@@ -348,9 +350,11 @@ class MixedBatches(Batches):
         for name in samplers or {}:
             if name not in mixture.sets:
                 raise UnknownName("set of the mixture", name, mixture.sets)
+            if samplers[name].training_set is not mixture.sets[name]:
+                raise ValueError(f"the sampler of {name!r} is of another set than the mixture's.")
         plain = {n: RandomBatches(s, batch_size, seed, drop_last) for n, s in mixture.sets.items()}
         self.samplers = {n: (samplers or {}).get(n, plain[n]) for n in plain}
-        self.strategy, self.exhausted = strategy, exhausted
+        self.strategy, self.exhausted, self._own = strategy, exhausted, ()
 
     def turns(self, rng: np.random.Generator, counts: Sequence[int]) -> np.ndarray:
         """Numbers of sets in the order in which they give a batch."""
@@ -364,7 +368,9 @@ class MixedBatches(Batches):
         return rng.choice(len(counts), sum(counts), p=weights / weights.sum())
 
     def plan(self, epoch: int, repeat: int = 0) -> list[np.ndarray]:
-        samplers = [s.shard(0, self.world) for s in self.samplers.values()]
+        if self._own[:1] != (self.world,):  # kept, as some have read all texts
+            self._own = (self.world, [s.shard(0, self.world) for s in self.samplers.values()])
+        samplers = self._own[1]
         queues, passes = [deque(s.kept(epoch, repeat)) for s in samplers], Counter()
         for name, queue in zip(self.samplers, queues, strict=True):
             if not queue:

@@ -267,7 +267,8 @@ class RunSet(NotedSet):
             run = read(run)
         self.queries, self.documents, self.judgments = queries, Texts(documents), judgments
         self.sample_size, self.strategy, self.targets = sample_size, strategy, targets
-        self.seed, self.sampled = seed, sample_size is not None and strategy != "top"
+        drawn = sample_size is not None and strategy != "top"
+        self.seed, self.sampled = seed, drawn or strategy == "single_relevant"
         self.relevant, counts, self.lists = _relevant(judgments or {}), Counter(), []
         for query, results in run.items():
             known = [d for d in ranked(results) if d in documents]

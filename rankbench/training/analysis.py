@@ -79,6 +79,10 @@ def plot_query_differences(
     from rankbench.plots import PALETTE, Picture, figure
 
     baseline = next(iter(runs)) if baseline is None else baseline
+    if baseline not in runs:
+        raise UnknownName("run", baseline, runs)
+    if len(runs) < 2:
+        raise ValueError(f"expected another run than the baseline {baseline!r}.")
     values = {
         n: _column(evaluate(r, judgments, [measure])[measure], judgments) for n, r in runs.items()
     }

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DATA', 'BATCHES', 'TRAINER', 'MORE', 'about', 'section', 'make_run', 'PairsConfig', 'ListsConfig', 'TriplesConfig',
            'RunConfig', 'RowsConfig', 'EvaluateConfig', 'TrainConfig', 'build_losses', 'trainer_settings',
-           'build_model', 'read_config', 'print_config', 'run_training', 'make_trainer', 'find_config']
+           'build_model', 'read_config', 'print_config', 'run_training', 'make_batches', 'make_trainer', 'find_config']
 
 # %% ../../nbs/training/14_configs.ipynb #9362caf3
 import inspect
@@ -127,12 +127,13 @@ class TriplesConfig:
                 collection, run, num_negatives=self.num_negatives or 3, seed=self.seed,
                 relative_margin=self.relative_margin,
             )  # fmt: skip
-            return mined.examples
-        ids = next(iter_triples(self.path))[0].query in collection.queries
+            return _noted(mined.examples, mined.report.notes)
+        ids = next(iter_triples(self.path, collection, notes=[]), None) is not None
         examples, targets = read_triples(self.path, collection if ids else None)
-        if targets != "none" or self.num_negatives is None:
+        if self.num_negatives is None or not examples:
             return Examples(examples, targets)
-        settings = {"num_negatives": self.num_negatives, "seed": self.seed}
+        scores = None if targets == "none" else [e.labels for e in examples]
+        settings = {"num_negatives": self.num_negatives, "scores": scores, "seed": self.seed}
         if not ids:
             return TripleSet([(e.query, *e.documents) for e in examples], **settings)
         rows = [(e.query_id, *e.document_ids) for e in examples]
@@ -170,7 +171,14 @@ class RowsConfig:
     targets: str | None = about(None, "what the labels are, if the layout does not say")
 
     def build(self, collection: Collection) -> TrainingSet:
-        return Examples(*read_rows(_needed(self.path, "rows"), self.columns or None, self.targets))
+        path, notes = _needed(self.path, "rows"), []
+        return _noted(Examples(*read_rows(path, self.columns or None, self.targets, notes)), notes)
+
+
+def _noted(examples: Examples, notes: Sequence[str]) -> Examples:
+    """Examples that say what was left out."""
+    examples.notes = tuple(notes)
+    return examples
 
 
 def _needed(path: str | None, kind: str) -> str:
@@ -432,12 +440,12 @@ def run_training(
             "another output."
         )
     collection = with_training(collection or load_collection(config.collection))
-    train_set, sampler, notes = _training_set(config, collection)
+    train_set, notes = _training_set(config, collection)
     for note in (*collection.notes, *notes):
         if on_note:
             on_note(note)
     model = build_model(config.model, collection)
-    trainer = make_trainer(config, model, train_set, sampler, collection)
+    trainer = make_trainer(config, model, train_set, collection)
     measures = section(EvaluateConfig, config.evaluate, "evaluate")
     test = _measured(measures, collection, measures.test)
     first = trainer.is_world_process_zero()  # of several processes: the one that writes
@@ -453,28 +461,32 @@ def run_training(
     return _finish(config, trainer, collection, test, notes)
 
 # %% ../../nbs/training/14_configs.ipynb #becb1473
-def _training_set(
-    config: TrainConfig, collection: Collection
-) -> tuple[TrainingSet, Any, list[str]]:
-    """The data of a file, how they become batches, and what was left out."""
+def make_batches(config: TrainConfig) -> Callable[..., batches.Batches]:
+    """A function (training set, batch size, seed=...) that makes the batch sampler of a file."""
+    kind = BATCHES[trainer_settings(config.trainer)[1]["batches"]]
+
+    def mixed(mixture: batches.Mixture, size: int, seed: int = 0) -> batches.Batches:
+        own = {n: kind(s, size, seed=seed) for n, s in mixture.sets.items()}
+        return batches.MixedBatches(mixture, size, config.mix, seed=seed, samplers=own)
+
+    return kind if "" in config.several() else mixed
+
+
+def _training_set(config: TrainConfig, collection: Collection) -> tuple[TrainingSet, list[str]]:
+    """The data of a file, and what was left out."""
     built = {
         n: config.data_section(one, n).build(collection) for n, one in config.several().items()
     }
     notes = [
         f"{n} {note}".strip() for n, one in built.items() for note in getattr(one, "notes", ())
     ]
-    if "" in built:
-        _, more = trainer_settings(config.trainer)
-        return built[""], BATCHES[more["batches"]], notes
-    mixed = batches.Mixture(built)
-    return mixed, partial(batches.MixedBatches, strategy=config.mix), notes
+    return (built[""] if "" in built else batches.Mixture(built)), notes
 
 
 def make_trainer(
     config: TrainConfig,
     model: Encoder | Reranker,
     train_set: TrainingSet,
-    sampler: Any,  # A function that makes a batch sampler.
     collection: Collection,
 ) -> RankTrainer:
     """The trainer of a file."""
@@ -496,7 +508,8 @@ def make_trainer(
         str(Path(config.output) / "checkpoints"), report_to="none", **settings
     )
     return RankTrainer(
-        model, arguments, train_set, build_losses(config.losses), evaluate=dev, batches=sampler,
+        model, arguments, train_set, build_losses(config.losses), evaluate=dev,
+        batches=make_batches(config),
         guide=config.guide and load_model(config.guide), callbacks=stops,
     )  # fmt: skip
 
