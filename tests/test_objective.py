@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from batches import NEGATIVES_NEEDED
-from small_models import LateEncoder, SparseEncoder, WordReranker
+from small_models import LateEncoder, SparseEncoder, WordEncoder, WordReranker
 from tiny import make_collection
 
 from rankbench.candidates import in_batch_candidates, similarities
@@ -18,6 +18,8 @@ from rankbench.late_interaction import late_candidates, maxsim
 from rankbench.losses import flops_regularizer, infonce_loss, kl_loss, ranknet_loss
 from rankbench.losses.combining import scheduled, select, weighted_sum
 from rankbench.losses.nested import matryoshka
+from rankbench.models.asymmetric import Asymmetric
+from rankbench.models.bi_encoder import BiEncoder
 from rankbench.models.static_encoder import StaticEncoder
 from rankbench.scaling.schedules import Schedule
 from rankbench.training.objective import Collator, Objective, card_inside
@@ -498,3 +500,38 @@ def test_lists_of_the_batch_are_those_of_in_batch_candidates():
 
 
 assert NEGATIVES_NEEDED <= set(TRAINED)
+
+
+def test_labels_may_be_whole_numbers(without_shape_checks):
+    model = WordEncoder(["a b", "c d", "e f", "g h"])
+    whole = [Example("a", ("c", "d"), (1, 0)), Example("e", ("g", "h"), (0, 1))]
+    values = []
+    for kind in (int, float):
+        some = [replace(e, labels=tuple(map(kind, e.labels))) for e in whole]
+        values.append(Objective(model, "infonce")(**Collator(model)(some))["loss"])
+    assert values[0] == values[1]
+
+
+def test_states_of_layers_are_not_kept_where_asked(transformer_folder):
+    examples = [Example("a", ("b",)), Example("c", ("d",))]
+    gradients, sizes = [], []
+    for checkpointing in (False, True):
+        model = BiEncoder(transformer_folder)
+        objective = Objective(Asymmetric(model, model), "infonce").train()
+        for module in objective.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            objective.activation_checkpointing_enable()
+        kept = []
+        pack = lambda x, kept=kept: kept.append(x) or x  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = objective(**Collator(objective.model)(examples))["loss"]
+        sizes.append(len(kept))
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert sizes[1] < sizes[0] / 2
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="WordEncoder has no transformer"):
+        Objective(WordEncoder(["a"]), "infonce").activation_checkpointing_enable()

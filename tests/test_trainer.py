@@ -345,6 +345,19 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
+def test_other_sets_are_measured_after_training(tmp_path):
+    settings = arguments(tmp_path, max_steps=1)
+    trainer = RankTrainer(WordEncoder(TEXTS), settings, Examples(pairs()), "infonce", evaluate=TINY)
+    trainer.train()
+    dev = trainer.evaluate()["eval_nDCG@10"]
+    assert trainer.evaluate(metric_key_prefix="test")["test_nDCG@10"] == dev
+    assert trainer.evaluate(TINY)["eval_nDCG@10"] == dev
+    assert "eval_RR@10" in trainer.evaluate(DevSet(TINY, ["RR@10"]))
+    bare = RankTrainer(WordEncoder(TEXTS), settings, Examples(pairs()), "infonce")
+    with pytest.raises(ValueError, match="nothing to evaluate on"):
+        bare.evaluate()
+
+
 def test_a_collection_is_measured_on_its_dev_queries(tmp_path):
     model = StaticEncoder.from_texts(TEXTS, size=200, dim=16)
     settings = arguments(tmp_path, max_steps=20, save_strategy="steps", save_steps=10,

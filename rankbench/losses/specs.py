@@ -7,6 +7,7 @@ __all__ = ['SIDES', 'FIELDS', 'build_loss']
 
 # %% ../../nbs/losses/95_specs.ipynb #3226f45a
 import ast
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ def _read(text: str) -> list[dict[str, Any]]:
     """The parts of an expression such as `infonce + 0.01 * flops.documents`."""
     wanted = "expected an expression such as 'infonce(temperature=0.1) + 0.01*flops.documents'"
     try:
-        return _parts(ast.parse(text.replace("-", "_").strip(), mode="eval").body)
+        names = re.sub(r"(?<=\w)-(?=[A-Za-z])", "_", text)  # adr-mse, but 1e-4
+        return _parts(ast.parse(names.strip(), mode="eval").body)
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"{text!r} is no loss; {wanted}.") from error
 

@@ -70,7 +70,8 @@ def _labels(examples: Sequence[Example], kept: Sequence[list[int]], width: int) 
     if not width:  # classes of texts
         return torch.tensor([e.labels for e in examples], dtype=torch.float32)
     rows = [[e.labels[i] for i in keep] for e, keep in zip(examples, kept, strict=True)]
-    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])
+    padded = [[*row, *[0.0] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.float32)
 
 
 def _where(kept: Sequence[list[int]]) -> Tensor:
@@ -530,6 +531,17 @@ def _in_full(x: Any) -> Any:
     return as_float(x) if x is not None and x.is_floating_point() else x
 
 
+def _checkpoint(model: torch.nn.Module, settings: Mapping[str, Any], options: Mapping) -> bool:
+    """Let transformers in a model keep no states of layers; False: there are none."""
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 and later
+        model.activation_checkpointing_enable(settings, **options)
+    elif hasattr(model, "gradient_checkpointing_enable"):
+        model.gradient_checkpointing_enable(settings)
+    else:
+        return any([_checkpoint(child, settings, options) for child in model.children()])
+    return True
+
+
 def _encode(
     model: Encoder,
     queries: Mapping[str, Tensor],
@@ -587,6 +599,23 @@ class Objective(torch.nn.Module):
     def cached(self) -> bool:
         """Does a gradient cache cut the batch?"""
         return any(limit is not None for limit in self.limits.values())
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Keep no states of layers; transformers.Trainer asks for it."""
+        settings = dict(activation_checkpointing_kwargs or {"use_reentrant": False})
+        if not _checkpoint(self.model, settings, options):
+            raise ValueError(
+                f"{type(self.model).__name__} has no transformer whose layers could be computed "
+                "again; leave activation_checkpointing out."
+            )
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same under its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def _bound(self, loss: Any) -> Callable:
         """A loss as a function of a `Batch`; notes its parts."""

@@ -360,14 +360,18 @@ class RankTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """What the evaluation says, named "eval_..."; the first process does the work."""
-        measured, start, state = eval_dataset or self.eval_dataset, time.time(), _randomness()
+        measured = self.eval_dataset if eval_dataset is None else eval_dataset
+        measured = DevSet(measured) if isinstance(measured, Collection) else measured
+        if measured is None:
+            raise ValueError("there is nothing to evaluate on; give evaluate= or a Collection.")
+        start, state = time.time(), _randomness()
         found = [dict(measured(self.model.model)) if self.is_world_process_zero() else None]
         _set_randomness(state)
         if rank_and_world()[1] > 1:
             dist.broadcast_object_list(found)
         metrics = {f"{metric_key_prefix}_{n}": float(x) for n, x in found[0].items()}
-        best = self.args.metric_for_best_model
-        if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
+        best = self.args.metric_for_best_model if eval_dataset is None else None
+        if best is not None and f"{metric_key_prefix}_{best.removeprefix('eval_')}" not in metrics:
             names = ", ".join(found[0])
             raise ValueError(f"metric_for_best_model is {best!r}; the evaluation found {names}.")
         metrics[f"{metric_key_prefix}_runtime"] = round(time.time() - start, 4)
