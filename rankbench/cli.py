@@ -968,7 +968,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         text = str(error).strip().replace("\n", " ")
         print(f"rankbench {args.command}: {text}", file=sys.stderr)
         return 2

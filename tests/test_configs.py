@@ -28,6 +28,7 @@ from rankbench.training.configs import (
     print_config,
     read_config,
     run_training,
+    trainer_settings,
 )
 
 TINY = with_training(make_collection(topics=6))
@@ -160,7 +161,8 @@ def test_an_unknown_id_in_the_first_triple_is_no_text(tmp_path):
     with pytest.raises(BadFile, match="line 1: an unknown query"):
         TrainConfig.data_section({"kind": "triples", "path": str(path)}).build(data)
     path.write_text("")
-    assert len(TrainConfig.data_section({"kind": "triples", "path": str(path)}).build(data)) == 0
+    with pytest.raises(ValueError, match="holds no triples"):
+        TrainConfig.data_section({"kind": "triples", "path": str(path)}).build(data)
 
 
 def test_what_mining_left_out_is_told():
@@ -221,7 +223,7 @@ def test_defaults_are_settings_that_exist():
         ("data.kind=tripels", "did you mean triples"),
         ("data.spilt=dev", "unknown setting of data 'spilt'; did you mean split"),
         ("model.kind=splad", "did you mean splade"),
-        ("model.dims=5", "unknown setting of a static model 'dims'; did you mean dim"),
+        ("model.dims=5", "unknown setting of the static model 'dims'; did you mean dim"),
         ("model=5", "model is 5; expected a folder"),
         ("losses=infonse", "unknown loss 'infonse'"),
         ("trainer.batches=no_duplicate", "did you mean no_duplicates"),
@@ -229,6 +231,18 @@ def test_defaults_are_settings_that_exist():
         ("losses.0.weight=2", "infonce', which has no parts"),
         ("output", "is no setting; expected key=value"),
         ("nonsense=1", "unknown setting of the configuration"),
+        ("losses=[infonce", "'losses=.infonce' is no YAML"),
+        ("output=", "output is None; expected a text"),
+        ("data=pairs", "data is 'pairs'; expected settings"),
+        ("data.negatives=many", "data: negatives is 'many'; expected a number"),
+        ("data.negatives=-1", "negatives is -1; expected at least 0"),
+        ("trainer=5", "trainer is 5; expected settings"),
+        ("trainer.max_steps=many", "max_steps is 'many'; expected a number"),
+        ("trainer.max_steps=0", "expected at least 1, or num_train_epochs"),
+        ("trainer.learning_rate=fast", "learning_rate is 'fast'; expected a number"),
+        ("trainer.bf16=maybe", "bf16 is 'maybe'; expected true or false"),
+        ("model={kind: transformer}", "the transformer model needs name"),
+        ("losses={a: infonce}", "losses are named a, and data has one set"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_loaded(change, message, monkeypatch):
@@ -236,6 +250,52 @@ def test_mistakes_are_found_before_anything_is_loaded(change, message, monkeypat
     settings = ["losses=infonce", change] if change.startswith("losses.") else [change]
     with pytest.raises(ValueError, match=message):
         read_config(changes=settings)
+
+
+def test_every_named_data_set_has_its_loss():
+    two = "data={a: {kind: pairs}, b: {kind: run}}"
+    with pytest.raises(ValueError, match="unknown data set of losses 'c'; did you mean"):
+        read_config(changes=[two, "losses={a: infonce, c: kl}"])
+    with pytest.raises(ValueError, match="data set 'b' has no loss; expected one for each"):
+        read_config(changes=[two, "losses={a: infonce}"])
+
+
+def test_patience_without_a_split_to_look_at_is_refused():
+    with pytest.raises(ValueError, match="patience needs evaluations"):
+        read_config(changes=["trainer.patience=1", "evaluate.dev=null"])
+
+
+def test_epochs_stand_in_for_steps(tmp_path):
+    short = [*STATIC, "trainer.per_device_train_batch_size=8", "trainer.num_train_epochs=2"]
+    config, result = trained(tmp_path, *short, "evaluate.measures=RR@10",
+                             "trainer.save_strategy=no")  # fmt: skip
+    assert 0 < result["steps"] < 20 and result["after"].keys() == {"RR@10"}
+    assert "max_steps: -1" in print_config(config)
+    assert trainer_settings({"num_train_epochs": 2, "max_steps": 5})[0]["max_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["evaluate.measures=[]"], "measures is empty"),
+        (["model.dim=wide"], "the static model: "),
+        (["data={kind: triples, path: EMPTY}"], "holds no triples"),
+        (["data={kind: run, run: none.run}", "losses=kl"], "there is no run none.run"),
+    ],
+)
+def test_mistakes_in_what_is_built_are_said(changes, message, tmp_path):
+    (tmp_path / "empty.tsv").write_text("")
+    changes = [c.replace("EMPTY", str(tmp_path / "empty.tsv")) for c in changes]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trained(tmp_path, *SHORT, *changes)
+
+
+def test_the_usual_rate_depends_on_the_model(tmp_path):
+    changes = [c for c in SHORT if "learning_rate" not in c] + ["trainer.warmup_steps=0"]
+    _, result = trained(tmp_path, *changes, "trainer.logging_steps=1")
+    assert result["config"]["trainer"].get("learning_rate") is None
+    log = (tmp_path / "out" / "log.csv").read_text()
+    assert ",0.01," in log.splitlines()[1]
 
 
 def test_a_file_that_is_none_is_said(tmp_path):

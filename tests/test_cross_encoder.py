@@ -12,7 +12,7 @@ from tiny_rerankers import QUERIES, TEXTS, VOCABULARY
 from rankbench.core import UnknownName
 from rankbench.losses import softmax_loss
 from rankbench.models import cross_encoder
-from rankbench.models.cross_encoder import CrossEncoder, opens_elsewhere
+from rankbench.models.cross_encoder import CrossEncoder, _cut, opens_elsewhere
 from rankbench.models.loading import load_model
 from rankbench.scaling.gradient_caching import GradCache
 
@@ -446,3 +446,13 @@ def test_a_missing_extra_is_named(folders, monkeypatch):
 
 def test_the_class_is_known_by_its_kind():
     assert CrossEncoder.kind == "cross_encoder" and cross_encoder.HEADS == ("linear", "token_logit")
+
+
+def test_the_tokens_of_one_character_are_cut_together():
+    class Bytes:
+        def __call__(self, text, **more):
+            ends = [(i, i + 1) for i, c in enumerate(text) for _ in range(4 if c == "😀" else 1)]
+            return {"offset_mapping": ends}
+
+    assert _cut(Bytes(), "x😀😀", 1) == "x😀" and _cut(Bytes(), "x😀", 3) == "x"
+    assert _cut(Bytes(), "abc", 1) == "ab" and _cut(Bytes(), "😀", 2) == ""

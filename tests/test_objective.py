@@ -535,3 +535,8 @@ def test_states_of_layers_are_not_kept_where_asked(transformer_folder):
         torch.testing.assert_close(one, other)
     with pytest.raises(ValueError, match="WordEncoder has no transformer"):
         Objective(WordEncoder(["a"]), "infonce").activation_checkpointing_enable()
+
+
+def test_an_example_without_documents_beside_others_is_refused():
+    with pytest.raises(ValueError, match="has no documents, but others of its batch have"):
+        Collator(ENCODER)([PLAIN[0], replace(PLAIN[1], documents=(), document_ids=())])

@@ -137,6 +137,8 @@ def _cut(tokenizer, text: str, excess: int) -> str:
     """A text without its last tokens."""
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     kept = len(ends) - excess
+    while 0 < kept < len(ends) and ends[kept - 1][1] >= ends[kept][1]:
+        kept -= 1  # the tokens of one character end at the same place
     return text[: ends[kept - 1][1]] if kept > 0 else ""
 
 

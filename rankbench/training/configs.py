@@ -51,7 +51,36 @@ def section(cls: type, settings: Mapping[str, Any] | None, name: str) -> Any:
     for key in settings:
         if key not in known:
             raise UnknownName(f"setting of {name}", str(key), known)
+    defaults, types, settings = cls(), {f.name: f.type for f in fields(cls)}, dict(settings)
+    for key, value in settings.items():
+        if types[key] is list and isinstance(value, str):
+            settings[key] = value.replace(",", " ").split()
+        if types[key] is dict and value is None:
+            settings[key] = {}
+        elif types[key] is dict and not isinstance(value, Mapping):
+            raise ValueError(f"{key} is {value!r}; expected settings, such as those of "
+                             "rankbench train --print-config.")  # fmt: skip
+        _check_kind(f"{name}: {key}", value, getattr(defaults, key))
+        if types[key] is str and not isinstance(value, str):
+            raise ValueError(f"{name}: {key} is {value!r}; expected a text.")
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{name}: {key} is {value}; expected at least 0.")
     return cls(**settings)
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raise a ValueError where a number or a switch stands against something else."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        right, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        right, kind = whole or isinstance(value, float), "a number"
+    elif isinstance(default, str):
+        right, kind = not isinstance(value, bool) and value != "", "a text"
+    else:
+        return
+    if not right:
+        raise ValueError(f"{name} is {value!r}; expected {kind}, such as {json.dumps(default)}.")
 
 
 def _such_as(cls: type) -> str:
@@ -67,6 +96,11 @@ def make_run(
 ) -> Run:
     """What a retriever, a teacher or a file says about the queries of a split."""
     asked = {q: collection.queries[q] for q in collection.split(split)}
+    if (
+        Path(source).suffix in (".run", ".gz", ".trec", ".txt", ".tsv")
+        and not Path(source).exists()
+    ):
+        raise FileNotFoundError(f"there is no run {source}.")
     if source != "bm25" and Path(source).is_file():
         return {q: found for q, found in read_run(source).items() if q in asked}
     model = None if source == "bm25" else load_model(source)
@@ -130,7 +164,9 @@ class TriplesConfig:
             return _noted(mined.examples, mined.report.notes)
         ids = next(iter_triples(self.path, collection, notes=[]), None) is not None
         examples, targets = read_triples(self.path, collection if ids else None)
-        if self.num_negatives is None or not examples:
+        if not examples:
+            raise ValueError(f"{self.path} holds no triples.")
+        if self.num_negatives is None:
             return Examples(examples, targets)
         scores = None if targets == "none" else [e.labels for e in examples]
         settings = {"num_negatives": self.num_negatives, "scores": scores, "seed": self.seed}
@@ -199,7 +235,7 @@ BATCHES: dict[str, Callable] = {
 TRAINER = {  # Defaults where they differ from those of transformers, and what is worth a look.
     "max_steps": (300, "optimizer steps"),
     "per_device_train_batch_size": (32, "examples per step and device"),
-    "learning_rate": (5e-5, "highest rate of AdamW"),
+    "learning_rate": (None, "highest rate of AdamW; null: 0.01 if the model is static, or 5e-5"),
     "warmup_steps": (0.1, "steps, or share of them, over which the rate rises"),
     "lr_scheduler_type": ("linear", "shape of the way down"),
     "gradient_accumulation_steps": (1, "batches per step; they do not see each other"),
@@ -244,11 +280,14 @@ class TrainConfig:
     output: str = about("runs/model", "folder of checkpoints, log and trained model")
 
     def __post_init__(self):
-        build_losses(self.losses)
+        found = build_losses(self.losses)
         for name, one in self.several().items():
             self.data_section(one, name)
-        section(EvaluateConfig, self.evaluate, "evaluate")
-        trainer_settings(self.trainer)
+        if isinstance(found, dict):
+            _check_names(list(found), list(self.several()))
+        dev = section(EvaluateConfig, self.evaluate, "evaluate").dev
+        if trainer_settings(self.trainer)[1]["patience"] is not None and dev is None:
+            raise ValueError("patience needs evaluations; expected evaluate.dev to be a split.")
         _check_model(self.model)
 
     def several(self) -> dict[str, Mapping[str, Any]]:
@@ -276,13 +315,39 @@ def build_losses(spec: Any) -> Any:
     return {name: build_loss(one) for name, one in spec.items()} if named else build_loss(spec)
 
 
+def _check_names(losses: Sequence[str], sets: Sequence[str]) -> None:
+    """Raise a ValueError unless every data set has its loss."""
+    if sets == [""]:
+        raise ValueError(f"losses are named {', '.join(losses)}, and data has one set without a "
+                         "name; expected one loss, or data with the same names.")  # fmt: skip
+    for name in losses:
+        if name not in sets:
+            raise UnknownName("data set of losses", name, sets)
+    for name in sets:
+        if name not in losses:
+            raise ValueError(f"data set {name!r} has no loss; expected one for each of "
+                             f"{', '.join(sets)}.")  # fmt: skip
+
+
 def trainer_settings(given: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of `RankArguments`, and ours beside them."""
     known = {f.name for f in fields(RankArguments)} - {"output_dir"}
-    for key in given or {}:
+    usual = {k: v for k, (v, _) in (TRAINER | MORE).items()}
+    given = dict(given or {})
+    for key, value in given.items():
         if key not in known | MORE.keys():
             raise UnknownName("setting of trainer", str(key), sorted(known | MORE.keys()))
-    settings = {k: v for k, (v, _) in (TRAINER | MORE).items()} | dict(given or {})
+        if key != "learning_rate" or value is not None:
+            _check_kind(f"trainer.{key}", value, 5e-5 if key == "learning_rate" else usual.get(key))
+        if key.endswith("_strategy") and value is False:  # what YAML makes of "no"
+            given[key] = "no"
+    if "num_train_epochs" in given:  # ... says how long, where no steps are given
+        usual["max_steps"] = -1
+    settings = usual | given
+    if settings["max_steps"] == 0:
+        raise ValueError(
+            "trainer.max_steps is 0; expected at least 1, or num_train_epochs instead."
+        )
     more = {k: settings.pop(k) for k in MORE}
     if more["batches"] not in BATCHES:
         raise UnknownName("kind of batches", str(more["batches"]), BATCHES)
@@ -304,7 +369,11 @@ def _check_model(spec: Any) -> None:
     known = [p for p in inspect.signature(maker).parameters if p not in ("self", "texts")]
     for key in spec:
         if key not in [*known, "kind"]:
-            raise UnknownName(f"setting of a {spec['kind']} model", str(key), known)
+            raise UnknownName(f"setting of the {spec['kind']} model", str(key), known)
+    for key, one in inspect.signature(maker).parameters.items():
+        if key in known and one.default is one.empty and key not in spec:
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                raise ValueError(f"the {spec['kind']} model needs {key}; expected model.{key}=...")
 
 # %% ../../nbs/training/14_configs.ipynb #83827e7b
 def build_model(spec: Any, collection: Collection) -> Encoder | Reranker:
@@ -313,7 +382,15 @@ def build_model(spec: Any, collection: Collection) -> Encoder | Reranker:
         return load_model(spec)
     inner = lambda v: build_model(v, collection) if isinstance(v, Mapping) and "kind" in v else v  # noqa: E731
     settings = {k: inner(v) for k, v in spec.items() if k != "kind"}
-    kind, cls = spec["kind"], model_class(spec["kind"])
+    try:
+        return _built(spec["kind"], settings, collection)
+    except TypeError as error:  # of a setting
+        raise ValueError(f"the {spec['kind']} model: {' '.join(str(error).split())}") from error
+
+
+def _built(kind: str, settings: dict[str, Any], collection: Collection) -> Encoder | Reranker:
+    """A model of a kind; some look at the texts of the collection."""
+    cls = model_class(kind)
     if kind == "static":
         asked = [collection.queries[q] for q in collection.split("train")]
         return cls.from_texts([*_texts(collection), *asked], **settings)
@@ -337,13 +414,15 @@ def read_config(
     """The settings of a file with some changed."""
     import yaml
 
+    def parsed(text: str, what: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
+
     settings: Any = {}
     if path is not None:
-        text = Path(path).read_text("utf-8")
-        try:
-            settings = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        settings = parsed(Path(path).read_text("utf-8"), str(path)) or {}
         if not isinstance(settings, Mapping):
             raise ValueError(f"{path} holds {settings!r:.60}; expected settings such as model: ...")
     for change in changes:
@@ -353,7 +432,7 @@ def read_config(
         keys = key.split(".")
         if len(keys) > 1 and keys[0] in ("model", "data"):  # change a part of the default
             settings.setdefault(keys[0], dict(getattr(TrainConfig(), keys[0])))
-        _put(settings, keys, yaml.safe_load(value), change)
+        _put(settings, keys, parsed(value, repr(change)), change)
     return TrainConfig.from_dict(settings)
 
 
@@ -364,7 +443,7 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(v) for v in value]
     try:
-        return float(value) if isinstance(value, str) and value[:1] in "+-.0123456789" else value
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
     except ValueError:
         return value
 
@@ -396,7 +475,8 @@ def print_config(config: TrainConfig) -> str:
         value, text = getattr(config, one.name), one.metadata["about"]
         if one.name == "trainer":
             known = TRAINER | MORE
-            given = {k: v for k, (v, _) in known.items()} | value
+            settings, more = trainer_settings(value)
+            given = {k: (settings | more)[k] for k in known} | settings
             part = [_line(k, v, known[k][1] if k in known else "") for k, v in given.items()]
         elif one.name == "evaluate" or (one.name == "data" and "" in config.several()):
             part = _described(one.name, value, config)
@@ -436,8 +516,8 @@ def run_training(
     checkpoints = sorted(folder.glob("checkpoints/checkpoint-*"))
     if checkpoints and not resume:
         raise ValueError(
-            f"{folder} holds {len(checkpoints)} checkpoints; add --resume to go on, or choose "
-            "another output."
+            f"{folder} holds {len(checkpoints)} checkpoint{'s' * (len(checkpoints) > 1)}; add "
+            "--resume to go on, or choose another output."
         )
     collection = with_training(collection or load_collection(config.collection))
     train_set, notes = _training_set(config, collection)
@@ -499,7 +579,10 @@ def make_trainer(
         if not settings[name]:
             settings[name] = settings["max_steps"]
         settings.setdefault(strategy, "steps" if dev or name == "save_steps" else "no")
-    settings["logging_steps"] = min(settings["logging_steps"], settings["max_steps"])
+    if settings["learning_rate"] is None:
+        settings["learning_rate"] = 0.01 if model.kind == "static" else 5e-5
+    if settings["max_steps"] > 0:
+        settings["logging_steps"] = min(settings["logging_steps"], settings["max_steps"])
     stops = []
     if more["patience"] is not None:
         settings |= {"load_best_model_at_end": True, "save_steps": settings["eval_steps"]}
@@ -519,6 +602,8 @@ def _measured(measures: EvaluateConfig, collection: Collection, split: str | Non
     if split is None:
         return None
     collection.split(split)  # an unknown one is an error now
+    if not measures.measures:
+        raise ValueError("evaluate.measures is empty; expected names such as nDCG@10.")
     return DevSet(collection, measures.measures, split, measures.depth)
 
 # %% ../../nbs/training/14_configs.ipynb #c7ab3339

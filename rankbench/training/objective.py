@@ -117,6 +117,12 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         kept = [_kept(e) for e in examples]
+        lone = [e.query for e, keep in zip(examples, kept, strict=True) if not keep]
+        if lone and len(lone) < len(kept):
+            raise ValueError(
+                f"the example of query {lone[0][:60]!r} has no documents, but others of its batch "
+                f"have; leave such examples out."
+            )
         where, sources = _where(kept), {e.source for e in examples}
         batch = {"where": where, "source": sources.pop() if len(sources) == 1 else ""}
         labels = _labels(examples, kept, where.shape[1])

@@ -47,6 +47,12 @@ from rankbench.training.pairs import (  # noqa: F401  (training on judged pairs 
 from .retrieval import retrieve
 
 # %% ../../nbs/training/10_trainer.ipynb #a428c619
+def _processes_without_device() -> bool:
+    """Several processes on a machine without an accelerator find each other on the CPU."""
+    devices = getattr(torch, "accelerator", torch.cuda)
+    return "LOCAL_RANK" in os.environ and not devices.is_available()
+
+
 @no_type_check  # an int will do where transformers says float
 @dataclass
 class RankArguments(TrainingArguments):
@@ -63,6 +69,7 @@ class RankArguments(TrainingArguments):
     remove_unused_columns: bool = False
     logging_nan_inf_filter: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+    use_cpu: bool = field(default_factory=_processes_without_device)
 
 
 OBJECTIVE_SETTINGS = (
