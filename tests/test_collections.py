@@ -145,3 +145,14 @@ def test_bm25_has_its_known_value(shared, name, expected):
     judged = collection.split("test")
     values = evaluate(bm25_run(collection, list(judged)), judged, ["nDCG@10"])["nDCG@10"]
     assert sum(values.values()) / len(values) == pytest.approx(expected, abs=0.005)
+
+
+def test_grades_that_contradict_each_other_are_told():
+    from rankbench.data.collections import usable
+
+    rows = [("q0-0", "d0-0", 2), ("q0-0", "d0-0", 2), ("q0-0", "d0-0", 1), ("q0-0", "d9-9", 1)]
+    tiny = make_collection(topics=1)
+    kept, notes = usable(rows, tiny.queries, tiny.documents)
+    assert kept == {"q0-0": {"d0-0": 2}}
+    assert notes == ["1 judgments contradict an earlier one and were left out",
+                     "1 judgments name unknown documents and were left out"]  # fmt: skip

@@ -133,17 +133,16 @@ def usable(
 ) -> tuple[Judgments, list[str]]:  # And what was left out.
     """The judgments of known documents for known queries that have a relevant document."""
     known: Judgments = {}
-    unknown = Counter()
+    left = Counter()
     for query, document, grade in judged:
         if query not in queries or document not in documents:
-            unknown["queries" if query not in queries else "documents"] += 1
+            what = "queries" if query not in queries else "documents"
+            left[f"name unknown {what}"] += 1
             continue
-        known.setdefault(query, {})[document] = grade
+        before = known.setdefault(query, {}).setdefault(document, grade)
+        left["contradict an earlier one"] += before != grade
     relevant = {q: d for q, d in known.items() if any(g > 0 for g in d.values())}
-    notes = [
-        f"{count} judgments name unknown {kind} and were left out"
-        for kind, count in sorted(unknown.items())
-    ]
+    notes = [f"{n} judgments {what} and were left out" for what, n in sorted(left.items()) if n]
     if lost := len(known) - len(relevant):
         notes.append(f"{lost} queries without a relevant document were left out")
     return relevant, notes

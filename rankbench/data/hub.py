@@ -10,6 +10,7 @@ __all__ = ['FILES', 'HINT', 'IDS', 'TEXTS', 'QUERY_IDS', 'DOCUMENT_IDS', 'GRADES
 # %% ../../nbs/data/18_hub.ipynb #02d86a74
 import hashlib
 import importlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -329,7 +330,7 @@ def _text(cell: object, where: str) -> tuple[str, str]:  # Id and text.
 
 
 def _number(cell: object, where: str) -> float:
-    if not isinstance(cell, int | float):
+    if not isinstance(cell, int | float) or not math.isfinite(cell):
         raise ValueError(f"{where}: expected a number as label, but there is {str(cell)[:40]!r}.")
     return float(cell)
 
