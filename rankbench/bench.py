@@ -423,7 +423,8 @@ def run_bench(
     for library in libraries or ():
         if library not in PEERS:
             raise UnknownName("peer", library, PEERS)
-    versions = {library: installed(library) for library in libraries or PEERS}
+    wanted = PEERS if libraries is None else libraries
+    versions = {library: installed(library) for library in wanted}
     record = start_record("losses", versions, absent, shapes, rounds)
     units = list(_units(cases, shapes, [name for name, v in versions.items() if v]))
     with one_thread(), tqdm(units, "bench", disable=not progress) as bar:

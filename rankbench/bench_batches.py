@@ -195,7 +195,8 @@ def run_batches(
     chosen = [known[name] for name in names or known]
     absent = [case.name for case in chosen if case.loss not in here]
     chosen = [case for case in chosen if case.loss in here]
-    versions = {name: installed(name) for name in libraries or BATCH_PEERS}
+    wanted = BATCH_PEERS if libraries is None else libraries
+    versions = {name: installed(name) for name in wanted}
     record = start_record("batches", versions, absent, shapes, rounds)
     units = [(case, shape, name) for shape in shapes for case in chosen
              for name in ("products", *versions) if _has(case, name, versions)]  # fmt: skip

@@ -38,7 +38,8 @@ from rankbench.cli import main
 from rankbench.core import UnknownName
 from rankbench.peers import PEERS, Peer, installed, torch_step
 
-RECORDS = sorted((Path(__file__).parent.parent / "data/results/bench").glob("*.json"))
+RESULTS = Path(__file__).parent.parent / "data/results/bench"
+RECORDS = sorted(p for p in RESULTS.glob("*.json") if p.stem != "retrieval")
 HERE, _ = find_cases()
 SCORES = [card for card in cards() if card.signature == "scores"]
 LISTNET = next(case for case in CASES if case.name == "listnet")
@@ -421,3 +422,11 @@ def test_a_committed_record_is_valid(path):
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
 def test_a_committed_record_names_no_folder_of_a_machine(path):
     assert not re.search(r'"[^"]*(?<![\w.])/\w+/', path.read_text("utf-8"))
+
+
+def test_the_record_of_a_large_corpus_says_where_it_comes_from():
+    record = json.loads((RESULTS / "retrieval.json").read_text("utf-8"))
+    assert record["provenance"]["commit"] and not record["provenance"]["dirty"]
+    assert record["documents"] == 200_000
+    assert all(row["grown_mib"] > 0 for row in record["rows"])
+    assert not re.search(r'"[^"]*(?<![\w.])/\w+/', json.dumps(record))
