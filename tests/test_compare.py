@@ -335,7 +335,7 @@ def test_a_reranker_orders_what_bm25_finds(mixed):
     comparison, _ = mixed
     unit = next(u for u in comparing.final_units(comparison) if "cross:" in u.system)
     found = comparison.task.carry_out(unit).run
-    first = comparison.task.candidates("test", comparison.recipe.depth)
+    first = comparison.task.ground.candidates("test", comparison.recipe.depth)
     assert {q: set(run) for q, run in found.items()} == {q: set(run) for q, run in first.items()}
     assert any(sorted(found[q], key=found[q].get) != sorted(first[q], key=first[q].get)
                for q in found)  # fmt: skip

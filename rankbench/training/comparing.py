@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COSTS', 'tune_units', 'OutputError', 'prepare_output', 'Comparison', 'run_unit', 'best_on_dev', 'choose',
-           'run_comparison', 'final_units', 'processes', 'summarize', 'system_units', 'query_values', 'edge_notes',
-           'unit_notes', 'named_losses', 'short_name', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences',
-           'pareto_front', 'plot_pareto', 'write_results', 'report']
+           'run_comparison', 'final_units', 'processes', 'summarize', 'system_units', 'seed_values', 'query_values',
+           'edge_notes', 'unit_notes', 'named_losses', 'short_name', 'plot_systems', 'plot_tuning', 'plot_curves',
+           'plot_differences', 'pareto_front', 'plot_pareto', 'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #e39206fd
+# %% ../../nbs/training/30_comparing.ipynb #63eec024
 import csv
 import json
 import math
@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from ..data.collections import Collection
 from ..data.features import FeatureData
 from ..data.formats import write_run
-from ..recipes import Recipe, settings_to_try
+from ..recipes import Recipe, settings_to_try, system_of
 from ..records import PeakMemory, peak_memory, provenance, write_json
 from rankbench.training.evaluation import (
     bootstrap_interval,
@@ -94,7 +94,7 @@ def prepare_output(
             "make room or choose another --output."
         )
 
-# %% ../../nbs/training/30_comparing.ipynb #95754f71
+# %% ../../nbs/training/30_comparing.ipynb #accdf7b7
 @dataclass
 class Comparison:
     """A comparison of losses in a folder."""
@@ -111,6 +111,7 @@ class Comparison:
         self.folder = Path(self.folder)
         parse_measures(self.recipe.measures)
         self.task = KINDS[self.recipe.task](self.recipe, self.collection, self.progress)
+        self.task.folder = self.folder / "shared"
         self.collection = self.task.data
         prepare_output(self.folder, self.recipe, self.collection.fingerprint, self.resume)
         self._results: dict[str, dict[str, Any]] = {}
@@ -127,7 +128,7 @@ class Comparison:
             self._results[unit.name] = json.loads(self.path(unit).read_text("utf-8"))
         return self._results[unit.name]
 
-# %% ../../nbs/training/30_comparing.ipynb #2ac8d024
+# %% ../../nbs/training/30_comparing.ipynb #55829aa8
 def run_unit(
     comparison: Comparison,
     unit: Unit,
@@ -146,14 +147,20 @@ def run_unit(
                    "losses": [x if math.isfinite(x) else None for x in curve.losses]}  # fmt: skip
     if outcome.note:
         result["note"] = outcome.note
+    if outcome.curve is not None and outcome.curve.probes:
+        result["probe_curve"] = outcome.curve.probes
     if unit.role != "tune":
         run = {} if outcome.diverged else outcome.run
         result["values"] = evaluate(run, task.judgments(unit.split), recipe.measures)
+        for name in recipe.also:
+            found, judged = outcome.others.get(name, {}), task.judgments(unit.split, name)
+            result.setdefault("also", {})[name] = evaluate(found, judged, recipe.measures)
+        result |= {"probes": outcome.probes} if outcome.probes else {}
         write_run(run, comparison.folder / "runs" / f"{unit.name}.run.gz", unit.name, notes=[])
     write_json(comparison.path(unit), result)
     return result
 
-# %% ../../nbs/training/30_comparing.ipynb #7ad879cd
+# %% ../../nbs/training/30_comparing.ipynb #908d1bfc
 def best_on_dev(comparison: Comparison, units: Sequence[Unit]) -> Unit:
     """The tune unit with the best dev value; no diverged one wins, the first wins a tie."""
     value = {u: comparison.result(u)["dev"] for u in units}
@@ -178,13 +185,15 @@ def run_comparison(
     from tqdm import tqdm
 
     recipe, began = comparison.recipe, time.perf_counter()
-    finals = recipe.seeds * len(recipe.losses)
     tunes = tune_units(recipe)
-    done = sum(map(comparison.finished, tunes))
-    done += sum(1 for _ in (comparison.folder / "units").glob("final-*.json"))
-    total = recipe.steps * (len(tunes) + finals)
-    bar = tqdm(total=total, initial=recipe.steps * done, disable=not comparison.progress,
-               unit="step", dynamic_ncols=True)  # fmt: skip
+    steps = {entry: system_of(recipe, entry).steps for entry in recipe.losses}
+    done = sum(steps[u.system] for u in tunes if comparison.finished(u))
+    for entry, per_run in steps.items():
+        done += per_run * _finals_done(comparison, entry)
+    total = sum(steps[u.system] for u in tunes) + recipe.seeds * sum(steps.values())
+    bar = tqdm(total=total, initial=done, disable=not comparison.progress, unit="step",
+               dynamic_ncols=True)  # fmt: skip
+    comparison.task.prepare()
     with bar, processes(comparison, jobs, devices) as pool:
         for stage in (
             lambda: tunes,
@@ -200,16 +209,26 @@ def run_comparison(
                 before = bar.n
                 result = run_unit(comparison, unit, bar.update)
                 if result.get("diverged"):  # its last steps are not taken
-                    bar.update(before + recipe.steps - bar.n)
+                    bar.update(before + steps[unit.system] - bar.n)
     return write_results(comparison, time.perf_counter() - began)
+
+
+def _finals_done(comparison: Comparison, entry: str) -> int:
+    """How many runs of an entry at its chosen setting are there."""
+    tunes = [u for u in tune_units(comparison.recipe) if u.system == entry]
+    if not all(map(comparison.finished, tunes)):
+        return 0
+    return sum(comparison.finished(u) for u in _finals(comparison, best_on_dev(comparison, tunes)))
+
+
+def _finals(comparison: Comparison, chosen: Unit) -> list[Unit]:
+    """The runs of one loss."""
+    return [replace(chosen, role="final", seed=s + 1) for s in range(comparison.recipe.seeds)]
 
 
 def final_units(comparison: Comparison) -> list[Unit]:
     """Each loss at its chosen setting with seeds 1, 2, ..."""
-    return [
-        Unit("final", loss, unit.rate, unit.temperature, seed + 1)
-        for loss, unit in choose(comparison).items() for seed in range(comparison.recipe.seeds)
-    ]  # fmt: skip
+    return [u for unit in choose(comparison).values() for u in _finals(comparison, unit)]
 
 # %% ../../nbs/training/30_comparing.ipynb #f1fafe44
 _worker: list[Comparison] = []  # What a process works on.
@@ -255,7 +274,7 @@ def processes(comparison: Comparison, jobs: int, devices: Sequence[str]) -> Iter
     finally:
         pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/training/30_comparing.ipynb #19c81565
+# %% ../../nbs/training/30_comparing.ipynb #b62b074a
 def _run_in(pool: Any, comparison: Comparison, units: Sequence[Unit], bar: Any) -> None:
     """Run units in a pool; what is finished is kept whatever happens to the others."""
     from concurrent.futures import as_completed
@@ -263,9 +282,10 @@ def _run_in(pool: Any, comparison: Comparison, units: Sequence[Unit], bar: Any) 
     for done in as_completed([pool.submit(_work, unit) for unit in units]):
         unit = done.result()
         bar.set_description(f"{unit.role} {unit.system}")
-        bar.update(0 if unit.role == "baseline" else comparison.recipe.steps)
+        trained = unit.role != "baseline"
+        bar.update(system_of(comparison.recipe, unit.system).steps if trained else 0)
 
-# %% ../../nbs/training/30_comparing.ipynb #460060c4
+# %% ../../nbs/training/30_comparing.ipynb #4eabfb53
 def summarize(comparison: Comparison) -> list[dict[str, Any]]:
     """One row per system: measures, interval, p-value against the first loss, chosen settings."""
     recipe, chosen, per_query = comparison.recipe, choose(comparison), query_values(comparison)
@@ -280,10 +300,10 @@ def summarize(comparison: Comparison) -> list[dict[str, Any]]:
             "low": low, "high": high, "seeds": len(means),
             "seed_deviation": stdev(means) if len(means) > 1 else None, "p": None,
             "rate": unit.rate if unit else None, "temperature": unit.temperature if unit else None,
-            "steps": recipe.steps if unit else None,
+            "steps": system_of(recipe, system).steps if unit else None,
             "seconds": fmean(r["seconds"] for r in results) if unit else None,
             "peak_mib": max((r.get("peak_mib") or 0 for r in results), default=0) or None,
-            **_costs(results),
+            **_costs(results), **_probed(results),
             **({"diverged": diverged} if diverged else {}),
         })  # fmt: skip
     first = rows[0]["system"]
@@ -292,9 +312,40 @@ def summarize(comparison: Comparison) -> list[dict[str, Any]]:
     p_values = holm([paired_test(scores[r["system"]], scores[first]) for r in others])
     for row, p in zip(others, p_values, strict=True):
         row["p"] = p
+    for name in recipe.also:
+        _add_zero_shot(comparison, rows, name)
     return rows
 
-# %% ../../nbs/training/30_comparing.ipynb #1ab0a792
+# %% ../../nbs/training/30_comparing.ipynb #c28bf2da
+def _add_zero_shot(comparison: Comparison, rows: list[dict[str, Any]], collection: str) -> None:
+    """Measures, interval and p-value on another collection."""
+    main, table = comparison.recipe.measures[0], query_values(comparison, collection)
+    first = rows[0]["system"]
+    for row in rows:
+        values = table[row["system"]]
+        low, high = bootstrap_interval(list(values[main].values()))
+        means = {m: fmean(v.values()) for m, v in values.items()}
+        row.setdefault("also", {})[collection] = {**means, "low": low, "high": high, "p": None}
+    others = [r for r in rows if r["system"] not in (first, *comparison.task.untested)]
+    scores = {r["system"]: list(table[r["system"]][main].values()) for r in rows}
+    p_values = holm([paired_test(scores[r["system"]], scores[first]) for r in others])
+    for row, p in zip(others, p_values, strict=True):
+        row["also"][collection]["p"] = p
+
+
+def _probed(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What probes found: of the first run that has it; curves as means over runs."""
+    found = next((r["probes"] for r in results if r.get("probes")), {})
+    curves = [r["probe_curve"] for r in results if r.get("probe_curve")]
+    if curves:
+        found = dict(found)
+        found["curve"] = [
+            [points[0][0], {n: fmean(p[1][n] for p in points) for n in points[0][1]}]
+            for points in zip(*curves, strict=True)
+        ]
+    return {"probes": found} if found else {}
+
+# %% ../../nbs/training/30_comparing.ipynb #f8990eec
 def _costs(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The median of every cost that units measured."""
     found: dict[str, list[float]] = {}
@@ -312,16 +363,28 @@ def system_units(comparison: Comparison) -> dict[str, list[Unit]]:
     return units
 
 
-def query_values(comparison: Comparison) -> dict[str, dict[str, dict[str, float]]]:
-    """System → measure → query → mean over seeds; losses in the order of the recipe."""
+def seed_values(
+    comparison: Comparison,
+    collection: str | None = None,  # One of `Recipe.also`; None: the recipe's own.
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """System → measure → for each seed, query → value; losses in the order of the recipe."""
     table = {}
     for system, units in system_units(comparison).items():
-        results = [comparison.result(u)["values"] for u in units]
-        table[system] = {
-            m: {q: fmean(r[m][q] for r in results) for q in results[0][m]}
-            for m in comparison.recipe.measures
-        }
+        results = [comparison.result(u) for u in units]
+        values = [r["also"][collection] if collection else r["values"] for r in results]
+        table[system] = {m: [v[m] for v in values] for m in comparison.recipe.measures}
     return table
+
+
+def query_values(
+    comparison: Comparison,
+    collection: str | None = None,  # As in `seed_values`.
+) -> dict[str, dict[str, dict[str, float]]]:
+    """System → measure → query → mean over seeds; losses in the order of the recipe."""
+    return {
+        system: {m: {q: fmean(v[q] for v in seeds) for q in seeds[0]} for m, seeds in found.items()}
+        for system, found in seed_values(comparison, collection).items()
+    }
 
 # %% ../../nbs/training/30_comparing.ipynb #cedb849b
 def edge_notes(recipe: Recipe, chosen: dict[str, Unit]) -> list[str]:

@@ -109,7 +109,7 @@ def make_run(
     first = bm25_run(collection, list(asked), depth)
     return rerank(model, first, collection.documents, asked, depth) if model else first
 
-# %% ../../nbs/training/14_configs.ipynb #4c68420d
+# %% ../../nbs/training/14_configs.ipynb #836b8ea9
 @dataclass(frozen=True)
 class PairsConfig:
     """Every query of a split with each of its best documents."""
@@ -120,9 +120,15 @@ class PairsConfig:
     depth: int = about(100, "documents per query that bm25 or a model finds")
     seed: int = about(0, "of what is drawn")
 
-    def build(self, collection: Collection) -> TrainingSet:
-        source = self.run or ("bm25" if self.negatives else None)
-        run = source and make_run(source, collection, self.split, self.depth)
+    targets = "none"
+
+    @property
+    def source(self) -> str | None:
+        """Where the run comes from."""
+        return self.run or ("bm25" if self.negatives else None)
+
+    def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
+        run = run or _run_of(self, collection)
         return PairSet(collection, self.split, self.negatives, run, self.seed)
 
 
@@ -137,12 +143,21 @@ class ListsConfig:
     targets: str = about("relevance", "relevance or binary")
     seed: int = about(0, "of what is drawn")
 
-    def build(self, collection: Collection) -> TrainingSet:
-        source = self.run or ("bm25" if self.size else None)
-        run = source and make_run(source, collection, self.split, self.depth)
+    @property
+    def source(self) -> str | None:
+        """Where the run comes from."""
+        return self.run or ("bm25" if self.size else None)
+
+    def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
+        run = run or _run_of(self, collection)
         return ListSet(collection, self.split, self.size, run, self.targets, self.seed)
 
-# %% ../../nbs/training/14_configs.ipynb #f9f97f96
+
+def _run_of(data: Any, collection: Collection) -> Run | None:
+    """The run that a section of data names."""
+    return make_run(data.source, collection, data.split, data.depth) if data.source else None
+
+# %% ../../nbs/training/14_configs.ipynb #7b895c8d
 @dataclass(frozen=True)
 class TriplesConfig:
     """Rows of a query, a positive and negatives: from a file, or mined."""
@@ -154,9 +169,21 @@ class TriplesConfig:
     relative_margin: float | None = about(None, "mined ones score so much below the positive")
     seed: int = about(0, "of what is drawn")
 
-    def build(self, collection: Collection) -> TrainingSet:
+    split = "train"
+
+    @property
+    def targets(self) -> str:
+        """What labels are, if that is known before the file is read."""
+        return "none" if self.path is None else ""
+
+    @property
+    def source(self) -> str | None:
+        """Where the run comes from."""
+        return self.run if self.path is None else None
+
+    def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
         if self.path is None:
-            run = make_run(self.run, collection, "train", self.depth)
+            run = run or _run_of(self, collection)
             mined = mine_hard_negatives(
                 collection, run, num_negatives=self.num_negatives or 3, seed=self.seed,
                 relative_margin=self.relative_margin,
@@ -188,9 +215,14 @@ class RunConfig:
     split: str = about("train", "whose queries, and whose judgments where they are needed")
     seed: int = about(0, "of what is drawn")
 
-    def build(self, collection: Collection) -> TrainingSet:
+    @property
+    def source(self) -> str:
+        """Where the run comes from."""
+        return self.run
+
+    def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
         judged = collection.split(self.split)
-        run = make_run(self.run, collection, self.split, self.depth)
+        run = run or _run_of(self, collection)
         return RunSet(
             run, collection.queries, collection.documents, judged, depth=self.depth,
             sample_size=self.sample_size, strategy=self.strategy, targets=self.targets,
@@ -206,7 +238,9 @@ class RowsConfig:
     columns: dict = about({}, "our name: name in the file, where they differ")
     targets: str | None = about(None, "what the labels are, if the layout does not say")
 
-    def build(self, collection: Collection) -> TrainingSet:
+    source = None
+
+    def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
         path, notes = _needed(self.path, "rows"), []
         return _noted(Examples(*read_rows(path, self.columns or None, self.targets, notes)), notes)
 

@@ -468,7 +468,7 @@ def _form(loss: Any, card: LossCard | None) -> str:
         return "sides" if regularizer else "embeddings"
     return "embeddings" if card is None else card.signature
 
-# %% ../../nbs/training/08_objective.ipynb #ad474a12
+# %% ../../nbs/training/08_objective.ipynb #d4d7d872
 @dataclass(frozen=True)
 class Part:
     """A loss that knows what it needs of a batch."""
@@ -484,7 +484,7 @@ class Part:
         known, fixed = keywords_of(self.loss) or frozenset(), _fixed(self.loss)
         keywords |= {"step": step, "similarity": batch.similarity}
         keywords |= {"gather": True} if batch.gather else {}
-        bare = self.loss is getattr(self.card, "fn", None)
+        bare = self.loss is getattr(self.card, "fn", None) or isinstance(self.loss, Loss)
         if bare and self.form != "scores":
             if self.temperature is not None:
                 keywords["temperature"] = self.temperature
@@ -565,7 +565,7 @@ def _encode(
     found = tuple(_in_full(x) for x in found)
     return found if documents is not None else (*found, None)
 
-# %% ../../nbs/training/08_objective.ipynb #9d254e24
+# %% ../../nbs/training/08_objective.ipynb #6194bc2f
 class Objective(torch.nn.Module):
     """A model and a loss: a batch in, named scalars out."""
 
@@ -635,7 +635,7 @@ class Objective(torch.nn.Module):
         elif isinstance(self.model, Reranker):
             raise ValueError(f"{loss!r} has no card that says whether scores are what it needs.")
         self.learned.extend(_modules_in(loss))
-        bare = loss is getattr(card, "fn", None)
+        bare = loss is getattr(card, "fn", None) or isinstance(loss, Loss)
         self.parts.append(Part(loss, card, _form(loss, card), self.temperature if bare else None))
         return self.parts[-1]
 

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['Unit', 'Outcome', 'Task', 'fitting_losses']
 
-# %% ../../nbs/training/25_tasks.ipynb #87a6ed75
+# %% ../../nbs/training/25_tasks.ipynb #2e36ebfc
 import hashlib
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ..cards import LossCard, cards
 from ..data.collections import Judgments
@@ -18,7 +20,7 @@ from ..data.formats import Run
 from ..recipes import Recipe
 from .pairs import Curve
 
-# %% ../../nbs/training/25_tasks.ipynb #54ee3744
+# %% ../../nbs/training/25_tasks.ipynb #696c0d57
 @dataclass(frozen=True)
 class Unit:
     """One training run of a comparison, or a baseline."""
@@ -53,17 +55,20 @@ class Outcome:
     curve: Curve | None = None  # None for baselines.
     note: str = ""  # What a reader should know, such as the feature that was chosen.
     costs: dict[str, float] = field(default_factory=dict)  # Name with unit → value.
+    others: dict[str, Run] = field(default_factory=dict)  # Collection of `Recipe.also` → run.
+    probes: dict[str, Any] = field(default_factory=dict)  # What the recipe's probes found.
 
     @property
     def diverged(self) -> bool:
         """Did the loss stop being a number?"""
         return self.curve is not None and not all(map(math.isfinite, self.curve.losses))
 
-# %% ../../nbs/training/25_tasks.ipynb #06c28f20
+# %% ../../nbs/training/25_tasks.ipynb #f65ff1a1
 class Task:
     """Data, baselines and training of a comparison."""
 
     untested: tuple[str, ...] = ()  # Baselines too plain to be tested against.
+    folder: Path = Path()  # Where the comparison keeps what several runs need.
 
     def __init__(self, recipe: Recipe, data=None, progress: bool = False):
         """Checks the recipe; loads the recipe's collection if no data are given."""
@@ -83,8 +88,12 @@ class Task:
         """What the losses are compared with, in the order of the table."""
         raise NotImplementedError
 
-    def judgments(self, split: str) -> Judgments:
+    def judgments(self, split: str, collection: str | None = None) -> Judgments:
+        """Of the recipe's collection, or of one in `Recipe.also`."""
         raise NotImplementedError
+
+    def prepare(self, on_step: Callable[[], object] | None = None) -> None:
+        """Do what all runs need, such as training a teacher, once and for good."""
 
     def carry_out(self, unit: Unit, on_step: Callable[[], object] | None = None) -> Outcome:
         """Train and rank, or rank by a baseline."""
