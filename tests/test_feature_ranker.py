@@ -123,8 +123,8 @@ def test_rows_with_other_columns_are_refused(data, columns):
 def test_any_leading_axes_give_the_same_scores(data, hidden, layer_norm):
     ranker = fitted(data, hidden=hidden, layer_norm=layer_norm)
     rows = data.split("train").features[:24]
-    assert ranker(rows.view(2, 3, 4, 4)).reshape(-1).allclose(ranker(rows), atol=1e-6)
-    assert ranker.score(rows).allclose(ranker(rows), atol=1e-6)
+    assert ranker(rows.view(2, 3, 4, 4)).reshape(-1).allclose(ranker(rows), atol=1e-5)
+    assert ranker.score(rows).allclose(ranker(rows), atol=1e-5)
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_world_alone(data):
@@ -386,7 +386,7 @@ def test_training_scores_what_the_ranker_scores(data):
     loss = find("softmax").fn
     features, labels, where = dev.batch(torch.arange(4))
     rows = ranker.score(dev.features)[: int(dev.sizes[:4].sum())]
-    assert ranker(features)[where].allclose(rows, atol=1e-6)
+    assert ranker(features)[where].allclose(rows, atol=1e-5)
     assert loss(ranker(features), labels, where=where).isfinite()
 
 

@@ -67,7 +67,7 @@ def test_what_is_in_padding_reaches_nobody():
     where = masks([2, 0, 3], 4)
     x = torch.randn(3, 4, 8)
     model, rubbish = encoder(), torch.where(where[..., None], x, 1e6)
-    assert model(x, where)[where].allclose(model(rubbish, where)[where], atol=1e-6)
+    assert model(x, where)[where].allclose(model(rubbish, where)[where], atol=1e-5)
 
 
 def test_lists_of_padding_have_finite_gradients():

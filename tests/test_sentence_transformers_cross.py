@@ -36,7 +36,7 @@ def test_scores_are_equal_and_raw(folders, tmp_path, kind, settings):
     model = CrossEncoder(folders(kind), **{"max_length": 40, **settings})
     model.save(tmp_path / "saved")
     expected = ours(model)
-    assert theirs(tmp_path / "saved") == pytest.approx(expected, abs=1e-5)
+    assert theirs(tmp_path / "saved") == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert min(expected) < 0 or max(expected) > 1  # no sigmoid
 
 
@@ -62,7 +62,9 @@ def test_a_model_trained_there_opens_here(folders, tmp_path):
     settings = json.loads((tmp_path / "saved" / "config_sentence_transformers.json").read_text())
     assert "Sigmoid" in settings["activation_fn"]  # why their own scores differ
     raw = model.predict(PAIRS, activation_fn=lambda x: x).tolist()
-    assert ours(CrossEncoder(tmp_path / "saved", max_length=40)) == pytest.approx(raw, abs=1e-5)
+    assert ours(CrossEncoder(tmp_path / "saved", max_length=40)) == pytest.approx(
+        raw, rel=1e-4, abs=1e-4
+    )
 
 
 def test_a_saved_prompt_does_not_reach_our_scores(folders, tmp_path):

@@ -228,12 +228,12 @@ def test_a_restricted_vocabulary_selects_columns(home):
     whole = make("mlm", home).encode(TEXTS).toarray()
     small = SpladeEncoder(home / "mlm", max_length=9, vocabulary=[5, 3, 40, 3])
     found = small.encode(TEXTS).toarray()
-    np.testing.assert_allclose(found[:, [3, 5, 40]], whole[:, [3, 5, 40]], atol=1e-5)
+    np.testing.assert_allclose(found[:, [3, 5, 40]], whole[:, [3, 5, 40]], rtol=1e-5, atol=1e-5)
     assert small.config["vocabulary"] == [3, 5, 40] and found.shape == whole.shape
     found[:, [3, 5, 40]] = 0
     assert not found.any()
     small.set_vocabulary(None)
-    np.testing.assert_allclose(small.encode(TEXTS).toarray(), whole, atol=1e-5)
+    np.testing.assert_allclose(small.encode(TEXTS).toarray(), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_restricting_keeps_the_terms_of_the_texts(home):
@@ -372,7 +372,7 @@ def test_query_weights_count_each_term_once(home):
     for term in expected:
         n = df.get(term, 0)
         expected[term] = log(1 + (len(TEXTS) - n + 0.5) / (n + 0.5))
-    assert {i: row[i] for i in row.nonzero()[0].tolist()} == pytest.approx(expected)
+    assert {i: row[i] for i in row.nonzero()[0].tolist()} == pytest.approx(expected, rel=1e-5)
 
 
 def test_queries_do_not_run_the_network(home, monkeypatch):
@@ -446,13 +446,14 @@ def test_adapters_train_alone_and_are_merged_when_saved(home, tmp_path, head):
     assert {n for n in trained if "lora_" not in n} == (
         {"scorer.bias"} if head == "tied" else set()
     )
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in encoder.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+        if "lora_" in name:  # peft draws those from the state of the world
+            torch.nn.init.normal_(parameter, generator=generator)
     found = encoder.encode(TEXTS)
     assert abs(found - before).max() > 0.01
     encoder.save(tmp_path / "model")
     assert not (tmp_path / "model" / "adapter_config.json").exists()
     again = load_model(tmp_path / "model")
-    assert abs(again.encode(TEXTS) - found).max() < 1e-4
+    np.testing.assert_allclose(again.encode(TEXTS).toarray(), found.toarray(), rtol=1e-4, atol=1e-4)
     assert abs(encoder.encode(TEXTS) - found).max() == 0
