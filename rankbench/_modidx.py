@@ -3100,4 +3100,10 @@ d = { 'settings': { 'branch': 'main',
                                             'rankbench.training.trainer._set_randomness': ( 'training/trainer.html#_set_randomness',
                                                                                             'rankbench/training/trainer.py'),
                                             'rankbench.training.trainer.average_gradients': ( 'training/trainer.html#average_gradients',
-                                                                                              'rankbench/training/trainer.py')}}}
+                                                                                              'rankbench/training/trainer.py')},
+            'rankbench.writing': { 'rankbench.writing._beside': ('core/writing.html#_beside', 'rankbench/writing.py'),
+                                   'rankbench.writing._take_over': ('core/writing.html#_take_over', 'rankbench/writing.py'),
+                                   'rankbench.writing.fresh_file': ('core/writing.html#fresh_file', 'rankbench/writing.py'),
+                                   'rankbench.writing.fresh_folder': ('core/writing.html#fresh_folder', 'rankbench/writing.py'),
+                                   'rankbench.writing.put_in_place': ('core/writing.html#put_in_place', 'rankbench/writing.py'),
+                                   'rankbench.writing.write_json': ('core/writing.html#write_json', 'rankbench/writing.py')}}}
