@@ -31,7 +31,8 @@ from .cards import LossCard, cards, find
 from .checks import LISTS
 from .core import UnknownName
 from .peers import LONGEST, PEERS, Peer, installed, make_peer, torch_step
-from .records import provenance, write_json
+from .records import provenance
+from .writing import write_json
 
 # %% ../nbs/training/50_bench.ipynb #8fd0a1a7
 @dataclass(frozen=True)

@@ -568,7 +568,8 @@ def evaluate_runs(args) -> int:
 
 def qrels_file(folder: Path, split: str) -> Path:
     """The judgments of a split in a BEIR folder."""
-    found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    paths = [p for e in ("tsv.gz", "tsv") for p in sorted((folder / "qrels").glob(f"*.{e}"))]
+    found = {p.name.removesuffix(".gz").removesuffix(".tsv"): p for p in paths}  # plain ones last
     if not found:
         raise ValueError(f"{folder} has no qrels/*.tsv; expected a BEIR folder, or a file")
     if split not in found:
@@ -631,9 +632,10 @@ def index_of(model: str, documents, folder: str | None, args):
     encoder = load_ranker(model)
     if not isinstance(encoder, Encoder):
         raise ValueError(f"{model} is a reranker and cannot search; use it with --rerank")
-    dtype = "float16" if getattr(args, "half", False) else index_dtype(folder)
+    stored = index_settings(folder)
+    dtype = "float16" if getattr(args, "half", False) else stored.get("dtype", "float32")
     return build_index(encoder, documents, folder, block=getattr(args, "block", None) or
-                       index_block(folder), dtype=dtype, progress=progress, resume=not restart)  # fmt: skip
+                       stored.get("block"), dtype=dtype, progress=progress, resume=not restart)  # fmt: skip
 
 
 def index_settings(folder: str | None) -> dict:
@@ -643,14 +645,6 @@ def index_settings(folder: str | None) -> dict:
         return json.loads(path.read_text("utf-8")) if folder and path.is_file() else {}
     except json.JSONDecodeError:
         return {}  # build_index says what is wrong with it
-
-
-def index_dtype(folder: str | None) -> str:
-    return index_settings(folder).get("dtype", "float32")
-
-
-def index_block(folder: str | None) -> int | None:
-    return index_settings(folder).get("block")
 
 
 def make_index(args) -> int:

@@ -1,4 +1,5 @@
 import functools
+import gzip
 import io
 import json
 import re
@@ -297,6 +298,18 @@ def test_eval_reads_a_beir_folder_and_says_the_same(capsys, runs, folder):
         record = json.loads(out)
         assert status == 0 and record["queries"] == 12
         assert record["rows"][0]["mean"] == pytest.approx(1 / 12 / 6)  # one of six, for one of 12
+
+
+def test_eval_reads_packed_judgments(capsys, runs, folder, tmp_path):
+    (tmp_path / "qrels").mkdir()
+    packed = tmp_path / "qrels" / "test.tsv.gz"
+    packed.write_bytes(gzip.compress(Path(folder, "qrels", "test.tsv").read_bytes()))
+    for qrels in (tmp_path, packed):
+        status, out, _ = run(capsys, "eval", runs / "bad.run", qrels, "--json")
+        assert status == 0 and json.loads(out)["queries"] == 12
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq3-0\td0-5\t1\n")
+    status, out, _ = run(capsys, "eval", runs / "bad.run", tmp_path, "--json")
+    assert json.loads(out)["queries"] == 1  # the plain file is read where both are there
 
 
 def test_eval_compares_with_a_named_run_query_by_query(capsys, runs, folder):

@@ -10,10 +10,11 @@ from tiny import make_collection
 
 from rankbench.core import UnknownName
 from rankbench.recipes import PROFILES, Recipe, make_recipe
-from rankbench.records import read_record, write_json
+from rankbench.records import read_record
 from rankbench.training import comparing, systems
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
 from rankbench.training.trainer import Curve
+from rankbench.writing import write_json
 
 RECIPE = Recipe(("infonce", "ranknet"), "tiny", steps=4, batch_size=16, rates=(0.003, 0.03),
                 seeds=2, evaluations=2)  # fmt: skip

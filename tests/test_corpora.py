@@ -146,7 +146,7 @@ def test_a_fingerprint_needs_no_right_to_write(folder, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(corpora.os, "replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     expected = make_collection(titles=True).fingerprint
     assert read_beir(folder, in_memory=False).fingerprint == expected
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rankbench"
 ROWS = {
     "core": 0,
     "cards": 1, "metrics": 1, "scaling": 1,
-    "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
+    "writing": 1, "pair_sums": 1, "lambda_sums": 1, "ordered_sums": 1, "squared_gaps": 1,
     "candidates": 2, "late_interaction": 2, "embedding_metrics": 2, "activations": 2,
     "losses": 3,
     "checks": 4, "lint": 4, "plots": 4, "systems": 4, "peers": 4,

@@ -11,8 +11,9 @@ from rankbench.models.asymmetric import Asymmetric
 from rankbench.models.base import ROLES, Encoder, Reranker
 from rankbench.models.bi_encoder import BiEncoder
 from rankbench.models.loading import load_model
-from rankbench.models.saving import KINDS, load_saved, read_json, write_json, write_modules
+from rankbench.models.saving import KINDS, load_saved, read_json, write_modules
 from rankbench.models.static_encoder import StaticEncoder
+from rankbench.writing import write_json
 
 TEXTS = ["natural logarithm of x", "exponential of x", "sort the items of an array"] * 4
 

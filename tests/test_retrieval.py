@@ -236,7 +236,7 @@ def test_a_block_that_was_not_counted_is_written_again(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space left"):
             build_index(Letters(), CORPUS, tmp_path, block=100)
     index = build_index(Letters(), CORPUS, tmp_path, block=100)
-    assert len(index) == len(CORPUS) and not list(tmp_path.glob(".block-*"))
+    assert len(index) == len(CORPUS) and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from rankbench.models.saving import read_json, saved_to, write_json, write_modules
+from rankbench.models.saving import read_json, saved_to, write_modules
+from rankbench.writing import write_json
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_saved_folder_has_the_rights_of_any_new_folder(tmp_path):
 
 def test_a_model_is_not_saved_over_a_file(tmp_path):
     (tmp_path / "model").touch()
-    with pytest.raises(NotADirectoryError, match="is a file; a model is saved as a folder"):
+    with pytest.raises(NotADirectoryError, match="is a file; expected a folder"):
         with saved_to(tmp_path / "model"):
             pass
 

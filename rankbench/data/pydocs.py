@@ -7,16 +7,13 @@ __all__ = ['NAMESPACES', 'MEMBERS', 'DROPPED', 'LONGEST', 'SHORTEST', 'SIGNATURE
            'sections', 'summary_and_body', 'mask_names', 'is_query', 'see_also', 'resolve', 'same_document', 'split_of',
            'grade_all', 'build_pydocs', 'cache_folder', 'versions', 'load_pydocs']
 
-# %% ../../nbs/data/20_pydocs.ipynb #61782e93
+# %% ../../nbs/data/20_pydocs.ipynb #286b470c
 import hashlib
 import importlib
 import inspect
-import json
 import os
 import re
-import shutil
 import sys
-import tempfile
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -24,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from .collections import Collection, Document, Judgments, read_beir, write_beir
+from ..writing import fresh_folder, write_json
 
 # %% ../../nbs/data/20_pydocs.ipynb #8bdf5f94
 NAMESPACES = {
@@ -290,7 +288,7 @@ def versions(packages: tuple[str, ...] = tuple(NAMESPACES)) -> dict[str, str]:
     """The versions that the docstrings come from."""
     return {p: importlib.import_module(p).__version__ for p in packages}
 
-# %% ../../nbs/data/20_pydocs.ipynb #411eb878
+# %% ../../nbs/data/20_pydocs.ipynb #98c04e29
 def load_pydocs(
     packages: tuple[str, ...] = tuple(NAMESPACES),
     progress: bool = False,  # Show a progress bar while building.
@@ -301,17 +299,12 @@ def load_pydocs(
     if (folder / "info.json").is_file():
         return read_beir(folder, "pydocs")
     collection = build_pydocs(packages, progress)
-    fresh = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        write_beir(collection, fresh)
-        info = {"versions": versions(packages), **collection.stats()}
-        (fresh / "info.json").write_text(json.dumps(info, indent=1), "utf-8")
-        fresh.rename(folder)  # in one step: an interrupted build leaves no half collection behind
+        with fresh_folder(folder, replace=False) as new:
+            write_beir(collection, new)
+            info = {"versions": versions(packages), **collection.stats()}
+            write_json(new / "info.json", info)
     except OSError as error:
-        if fresh:
-            shutil.rmtree(fresh, ignore_errors=True)
         if not (folder / "info.json").is_file():  # otherwise another process was faster
             note = f"could not be cached in {folder.parent}: {error}"
             return replace(collection, notes=(*collection.notes, note))

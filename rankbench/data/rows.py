@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'WRITERS', 'COLUMNS', 'iter_triples', 'read_triples', 'write_triples', 'example_of', 'iter_rows',
            'read_rows', 'write_rows']
 
-# %% ../../nbs/data/17_rows.ipynb #378c8fde
+# %% ../../nbs/data/17_rows.ipynb #ca6004db
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ from rankbench.data.files import (
     looks_like,
     open_text,
     read_records,
-    replacing,
     write_json_lines,
     write_lines,
 )
+from ..writing import fresh_file
 
 # %% ../../nbs/data/17_rows.ipynb #b52c47ba
 _TRIPLE = "expected query, positive and negatives, separated by tabs"
@@ -477,7 +477,7 @@ def _checked(
             raise CannotWrite(path, f"example {number + 1}: {problem}, such as 'lists'")
         yield row
 
-# %% ../../nbs/data/17_rows.ipynb #020d77b0
+# %% ../../nbs/data/17_rows.ipynb #d73ce871
 def write_rows(
     examples: Sequence[Example] | TrainingSet,
     path: str | Path,  # .jsonl (.gz) or .parquet.
@@ -527,7 +527,7 @@ def _write_parquet(path: str | Path, rows: Iterator[dict[str, Any]], schema) -> 
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    with replacing(path) as part:
+    with fresh_file(path) as part:
         with ParquetWriter(part, schema, write_page_checksum=True) as writer:
             while some := list(islice(rows, 1000)):
                 try:

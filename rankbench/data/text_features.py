@@ -7,13 +7,11 @@ __all__ = ['OPENING', 'FIELDS', 'words_of', 'pairs_of', 'grams_of', 'count', 'vo
            'cosine_weights', 'likelihood_weights', 'Index', 'features_of', 'describe_split', 'describe', 'ceiling_note',
            'load_features']
 
-# %% ../../nbs/data/40_text_features.ipynb #e2b1f37b
+# %% ../../nbs/data/40_text_features.ipynb #79bc589a
 import hashlib
 import inspect
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache
@@ -33,6 +31,7 @@ from rankbench.data.features import (
     read_letor_folder,
 )
 from .pydocs import cache_folder
+from ..writing import fresh_folder
 
 # %% ../../nbs/data/40_text_features.ipynb #d454a3a8
 OPENING = 20  # Words of a document that count as its opening.
@@ -297,7 +296,7 @@ def _read_cache(folder: Path) -> FeatureData:
     splits = {split: FeatureLists(**parts) for split, parts in kept.items()}
     return FeatureData(info["name"], splits, tuple(info["columns"]), tuple(info["notes"]))
 
-# %% ../../nbs/data/40_text_features.ipynb #36131202
+# %% ../../nbs/data/40_text_features.ipynb #b77c88ac
 def load_features(
     name: str | Path,  # "pydocs", or a LETOR or BEIR folder, maybe inside $RANKBENCH_DATA.
     depth: int = 50,  # BM25 candidates per query, for collections of texts.
@@ -311,15 +310,11 @@ def load_features(
     folder = cache_folder() / f"features-{label}"
     if (folder / "info.json").is_file():
         return _read_cache(folder)
-    data, fresh = describe(collection, depth, progress), None
+    data = describe(collection, depth, progress)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        _write_cache(data, fresh)
-        fresh.rename(folder)  # in one step: an interrupted build leaves nothing half done
+        with fresh_folder(folder, replace=False) as new:
+            _write_cache(data, new)
     except OSError as error:
-        if fresh:
-            shutil.rmtree(fresh, ignore_errors=True)
         if not (folder / "info.json").is_file():
             note = f"features could not be cached in {folder.parent}: {error}"
             return replace(data, notes=(*data.notes, note))

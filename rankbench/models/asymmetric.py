@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from .base import ROLES, Encoder, check_role
-from .saving import load_saved, read_json, write_json, write_modules
+from .saving import load_saved, read_json, write_modules
+from ..writing import write_json
 
 # %% ../../nbs/models/50_asymmetric.ipynb #e4083ac5
 class Asymmetric(Encoder):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import UnknownName
 from .base import ROLES, Encoder
-from .saving import write_json
+from ..writing import write_json
 
 # %% ../../nbs/models/08_backbone.ipynb #730a4d04
 HUB = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only", "subfolder")

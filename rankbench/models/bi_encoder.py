@@ -18,7 +18,8 @@ from torch import Tensor
 from ..candidates import normalize
 from ..core import UnknownName, as_float
 from .backbone import TransformerEncoder
-from .saving import write_json, write_modules
+from .saving import write_modules
+from ..writing import write_json
 
 # %% ../../nbs/models/10_bi_encoder.ipynb #18e5e534
 POOLINGS = {"mean": "mean", "first": "cls", "last": "lasttoken",

@@ -31,7 +31,8 @@ from rankbench.models.list_context import (
     quiet_transformers,
     to_lists,
 )
-from .saving import write_json, write_modules
+from .saving import write_modules
+from ..writing import write_json
 
 # %% ../../nbs/models/30_cross_encoder.ipynb #15355709
 HEADS = ("linear", "token_logit")

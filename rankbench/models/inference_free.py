@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..core import UnknownName
 from .base import check_role
-from .saving import write_json
 from rankbench.models.splade import (
     MODULE_CLASSES,
     SparseEncoder,
@@ -28,6 +27,7 @@ from rankbench.models.splade import (
     write_side,
     write_tokenizer,
 )
+from ..writing import write_json
 
 # %% ../../nbs/models/25_inference_free.ipynb #26744800
 def query_idf(

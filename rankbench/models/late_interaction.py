@@ -19,7 +19,8 @@ from ..candidates import normalize
 from ..core import as_float
 from .backbone import TransformerEncoder
 from .bi_encoder import read_dense, write_dense
-from .saving import write_json, write_modules
+from .saving import write_modules
+from ..writing import write_json
 
 # %% ../../nbs/models/45_late_interaction.ipynb #1b2ac4f1
 MARKERS = {"query": "[Q] ", "document": "[D] "}

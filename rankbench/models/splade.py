@@ -20,8 +20,9 @@ from torch.nn.functional import linear
 from ..core import UnknownName
 from .backbone import Checkpointed, add_lora, merge_lora
 from .base import ROLES, Encoder, check_role
-from .saving import MODULES, write_json, write_modules
+from .saving import MODULES, write_modules
 from .splade_pooling import check_pooling, head_and_pool
+from ..writing import write_json
 
 # %% ../../nbs/models/20_splade.ipynb #0499a22d
 HEADS = ("mlm", "tied")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..candidates import normalize
 from .base import Encoder
-from .saving import write_json, write_modules
+from .saving import write_modules
+from ..writing import write_json
 
 # %% ../../nbs/models/15_static_encoder.ipynb #87f50031
 def train_pieces(

@@ -20,9 +20,10 @@ import numpy as np
 from ..data.collections import Document
 from ..data.corpora import ArrowDocuments, build_corpus
 from ..models.static_encoder import StaticEncoder
-from ..records import PeakMemory, provenance, write_json
+from ..records import PeakMemory, provenance
 from .evaluation import evaluate
 from .retrieval import build_bm25, build_index, search_run
+from ..writing import write_json
 
 # %% ../../nbs/training/53_bench_retrieval.ipynb #c5dc1543
 def made_up(

@@ -7,13 +7,11 @@ __all__ = ['Documents', 'DTYPES', 'text_of', 'fingerprint', 'IndexMismatch', 'Bl
            'DenseIndex', 'SparseIndex', 'shared_terms', 'LateIndex', 'index_class', 'build_index', 'load_index',
            'bm25_words', 'BM25Index', 'build_bm25', 'save_bm25', 'load_bm25', 'retrieve', 'rerank']
 
-# %% ../../nbs/training/18_retrieval.ipynb #4f75c935
+# %% ../../nbs/training/18_retrieval.ipynb #4ba77376
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ from ..data.collections import Document
 from ..data.formats import Run
 from ..late_interaction import maxsim
 from ..models.base import Encoder, Reranker
-from ..records import write_json
+from ..writing import fresh_folder, write_json
 
 # %% ../../nbs/training/18_retrieval.ipynb #d094db94
 Documents = Mapping[str, str | Document | Sequence[int]]  # Token ids are texts, too.
@@ -112,19 +110,13 @@ class Blocks(Sequence):
         if self.folder is not None:
             write_json(self.folder / "index.json", {**self.settings, "blocks": self.digests})
 
-# %% ../../nbs/training/18_retrieval.ipynb #a951221c
+# %% ../../nbs/training/18_retrieval.ipynb #d7062a44
 def _write_block(place: Path, ids: list[str], arrays: dict[str, np.ndarray]) -> None:
     """Write a block beside its place, then move it there."""
-    fresh = Path(tempfile.mkdtemp(dir=place.parent, prefix=".block-"))
-    try:
+    with fresh_folder(place) as new:
         for name, values in arrays.items():
-            np.save(fresh / f"{name}.npy", values)
-        (fresh / "ids.json").write_text(json.dumps(ids), "utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(fresh, place)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+            np.save(new / f"{name}.npy", values)
+        (new / "ids.json").write_text(json.dumps(ids), "utf-8")
 
 # %% ../../nbs/training/18_retrieval.ipynb #acf3e4df
 def _open(folder: Path, settings: dict[str, Any] | None = None) -> Blocks:
@@ -154,7 +146,7 @@ def _open(folder: Path, settings: dict[str, Any] | None = None) -> Blocks:
         blocks._count(json.loads(place.read_text("utf-8")), digest)
     return blocks
 
-# %% ../../nbs/training/18_retrieval.ipynb #deedcddc
+# %% ../../nbs/training/18_retrieval.ipynb #00dd26e8
 def _start(folder: str | Path | None, settings: dict[str, Any], resume: bool) -> Blocks:
     """Finished blocks to go on from, or none."""
     if folder is None:
@@ -171,7 +163,7 @@ def _clear(folder: Path) -> None:
     """Remove an index, and nothing else, from a folder."""
     (folder / "index.json").unlink(missing_ok=True)
     for place in folder.iterdir():
-        if place.is_dir() and re.fullmatch(r"\d{5}|\.block-\w+", place.name):
+        if place.is_dir() and re.fullmatch(r"\d{5}|\.(\d{5}|block)-\w+", place.name):
             shutil.rmtree(place)
 
 # %% ../../nbs/training/18_retrieval.ipynb #dede3877
@@ -613,26 +605,19 @@ def _weigh(counts, idf: np.ndarray, norm: np.ndarray) -> dict[str, np.ndarray]:
     indptr = np.pad(counts.indptr, (0, known - rows), mode="edge")  # words that came later
     return {"data": counts.data, "indices": counts.indices, "indptr": indptr}
 
-# %% ../../nbs/training/18_retrieval.ipynb #23c7ef57
+# %% ../../nbs/training/18_retrieval.ipynb #08487c92
 def save_bm25(index: BM25Index, folder: str | Path) -> None:
     """Write an index and its vocabulary; a folder with an older one is replaced."""
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "index.json").is_file():
         raise IndexMismatch(f"{folder} holds something else than an index; choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        blocks, start = Blocks(index.blocks.settings, fresh), 0
+    with fresh_folder(folder) as new:
+        blocks, start = Blocks(index.blocks.settings, new), 0
         for number, size in enumerate(index.blocks.sizes):
             ids = index.ids[start : start + size]
             blocks.add(ids, index.blocks.digests[number], index.blocks[number])
             start += size
-        (fresh / "vocabulary.json").write_text(json.dumps(list(index.vocabulary)), "utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        (new / "vocabulary.json").write_text(json.dumps(list(index.vocabulary)), "utf-8")
 
 # %% ../../nbs/training/18_retrieval.ipynb #bb4c4ebc
 def load_bm25(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTIVE_SETTINGS', 'WEIGHTS', 'RankArguments', 'Shuffled', 'DevSet', 'average_gradients', 'RankTrainer']
 
-# %% ../../nbs/training/10_trainer.ipynb #e4779bd6
+# %% ../../nbs/training/10_trainer.ipynb #54ea05d1
 import contextlib
 import math
 import os
@@ -45,6 +45,7 @@ from rankbench.training.pairs import (  # noqa: F401  (training on judged pairs 
     train,
 )
 from .retrieval import retrieve
+from ..writing import put_in_place
 
 # %% ../../nbs/training/10_trainer.ipynb #a428c619
 def _processes_without_device() -> bool:
@@ -269,7 +270,7 @@ def _batches_of(batches: Any, train_set: Any, arguments: TrainingArguments) -> A
             )
     return made
 
-# %% ../../nbs/training/10_trainer.ipynb #72410107
+# %% ../../nbs/training/10_trainer.ipynb #1f95e006
 class RankTrainer(Trainer):
     """transformers.Trainer for rankings."""
 
@@ -428,7 +429,7 @@ class RankTrainer(Trainer):
             self.state.save_to_json(str(aside / name / "trainer_state.json"))
         self.accelerator.wait_for_everyone()
         if self.is_local_process_zero() and (aside / name).exists():
-            _move(aside / name, folder / name)
+            put_in_place(aside / name, folder / name)
             aside.rmdir()
         if self.args.should_save:
             rotate_checkpoints(str(folder), self.args.save_total_limit,
@@ -483,17 +484,7 @@ class RankTrainer(Trainer):
             )
         return result
 
-# %% ../../nbs/training/10_trainer.ipynb #b8174d06
-def _move(source: Path, target: Path) -> None:
-    """Put a folder in place of another, which stays whole until then."""
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
+# %% ../../nbs/training/10_trainer.ipynb #72e89c5c
 @contextlib.contextmanager
 def _deferred(trainer: RankTrainer) -> Iterator[None]:
     """Let Ctrl-C wait for the end of a step; the second one does not."""
