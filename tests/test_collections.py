@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from tiny import make_collection
@@ -8,6 +9,7 @@ from rankbench.data.collections import (
     Collection,
     Document,
     UnknownCollection,
+    find_folder,
     load_collection,
     positive_pairs,
     read_beir,
@@ -135,6 +137,42 @@ def test_an_unknown_collection_says_where_it_was_looked_for(monkeypatch, tmp_pat
 def test_a_collection_is_found_in_the_data_folder(monkeypatch, folder):
     monkeypatch.setenv("RANKBENCH_DATA", str(folder.parent))
     assert load_collection("tiny").name == "tiny"
+
+
+def test_an_id_is_found_whole_or_by_its_last_part(monkeypatch, folder, tmp_path):
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    assert find_folder("beir/tiny") == folder
+    found = load_collection("beir/tiny")
+    assert found.name == "beir/tiny" and found.fingerprint == make_collection().fingerprint
+    assert load_collection("tiny").fingerprint == found.fingerprint
+    write_beir(make_collection(topics=3), tmp_path / "beir" / "tiny")
+    assert load_collection("beir/tiny").fingerprint == make_collection(topics=3).fingerprint
+
+
+@pytest.mark.parametrize("name", ["tiny", "beir/tiny", "./tiny", "other/../tiny", None])
+def test_no_name_holds_a_path_of_this_machine(monkeypatch, folder, tmp_path, name):
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    found = load_collection(name or folder)
+    assert found.name == ("beir/tiny" if name == "beir/tiny" else "tiny")
+
+
+def test_the_folder_of_a_path_is_not_looked_for_elsewhere(monkeypatch, folder, tmp_path):
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    assert find_folder(tmp_path / "elsewhere" / "tiny") is None
+    with pytest.raises(UnknownCollection, match="/elsewhere/tiny. Give 'pydocs'"):
+        load_collection(tmp_path / "elsewhere" / "tiny")
+
+
+def test_without_ir_datasets_an_id_says_both_ways(monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    with pytest.raises(UnknownCollection) as caught:
+        load_collection("beir/scifact")
+    looked = ("beir/scifact", f"{tmp_path}/beir/scifact", f"{tmp_path}/scifact")
+    assert f"no folder {' or '.join(looked)}, and ir_datasets is not inst" in str(caught.value)
+    for way in ("RANKBENCH_DATA or --data-dir", "pip install 'rankbench[hub]'"):
+        assert way in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("cranfield", 0.4715), ("scifact", 0.6569)])

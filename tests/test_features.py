@@ -361,6 +361,17 @@ def test_features_are_built_once(tmp_path, monkeypatch):
     assert again.split("test").judgments == built.split("test").judgments
 
 
+def test_features_are_found_by_id_and_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    write_beir(make_collection(topics=4), tmp_path / "tiny")
+    data = load_features("beir/tiny", depth=5)
+    assert data.name == "beir/tiny" and not any("cached" in note for note in data.notes)
+    assert [p.name.startswith("features-beir-tiny-") for p in (tmp_path / "cache").iterdir()]
+    write_folder(tmp_path / "rows", ("train", "vali", "test"))
+    assert load_features("letor/rows").name == "letor/rows"
+
+
 def test_features_work_without_a_cache(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("RANKBENCH_CACHE", str(tmp_path / "file"))

@@ -429,3 +429,28 @@ def test_a_download_that_fails_is_one_sentence(library, monkeypatch):
     monkeypatch.setattr(library.formats.TsvQueries, "queries_iter", fail)
     with pytest.raises(UnknownCollection, match="rankbench-tiny/test could not be read"):
         from_ir_datasets(part, in_memory=True)
+
+
+def test_an_id_without_a_folder_is_asked_of_ir_datasets(library, monkeypatch, tmp_path):
+    tiny = make_collection(topics=3)
+    found = load_collection("rankbench-tiny")
+    assert found.name == "rankbench-tiny" and found.fingerprint == tiny.fingerprint
+    library.registry.register("beir/rankbench-short", library.registry["rankbench-tiny/test"])
+    short = load_collection("rankbench-short")  # sets of BEIR may be given without beir/
+    assert short.name == "rankbench-short" and short.judgments == {"test": tiny.judgments["test"]}
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path))
+    write_beir(make_collection(topics=2), tmp_path / "rankbench-tiny")  # a folder comes first
+    assert len(load_collection("rankbench-tiny").queries) == 12
+
+
+def test_an_id_that_cannot_be_downloaded_says_both_ways(library, monkeypatch):
+    def fail(*_):
+        raise ConnectionError("no route to\nhost")
+        yield
+
+    monkeypatch.setattr(library.formats.TsvQueries, "queries_iter", fail)
+    with pytest.raises(UnknownCollection) as caught:
+        load_collection("rankbench-tiny")
+    said = str(caught.value)
+    assert "could not download rankbench-tiny (ConnectionError). Give" in said and "\n" not in said
+    assert "RANKBENCH_DATA or --data-dir" in said and "pip install 'rankbench[hub]'" in said

@@ -18,7 +18,7 @@ ROWS = {
     "candidates": 2, "late_interaction": 2, "embedding_metrics": 2, "activations": 2,
     "losses": 3,
     "checks": 4, "lint": 4, "plots": 4, "systems": 4, "peers": 4,
-    "models": 5, "data": 5, "recipes": 5, "records": 5,
+    "models": 5, "data": 5, "recipes": 5, "records": 5, "papers": 5,
     "training": 6, "evaluation": 6, "comparing": 6, "bench": 6, "bench_batches": 6,
     "capstones": 7, "adapters": 7,
     "cli": 8,

@@ -59,6 +59,14 @@ def test_the_wheel_holds_the_bibliography(wheel):
     assert packed == (ROOT / "data" / "references.bib").read_bytes()
 
 
+def test_the_wheel_holds_and_reads_the_numbers_of_the_papers(wheel, installed):
+    packed = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("rankbench/_data/pap")}
+    there = {f"rankbench/_data/papers/{p.name}" for p in (ROOT / "data/papers").glob("*.csv")}
+    assert packed == there != set()
+    said = python(installed, "from rankbench.papers import paper_tables; print(paper_tables())")
+    assert said == str(sorted(Path(name).stem for name in there))
+
+
 def test_the_wheel_holds_the_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/LICENSE") for name in names)

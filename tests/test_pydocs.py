@@ -1,7 +1,11 @@
+import importlib.util
+
 import numpy
 import pytest
 
+from rankbench.core import UnknownName
 from rankbench.data import pydocs
+from rankbench.data.collections import positive_pairs, read_beir
 from rankbench.data.pydocs import Entry, collect_entries, load_pydocs, resolve, see_also, split_of
 
 
@@ -97,6 +101,50 @@ def test_two_processes_may_build_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pydocs, "build_pydocs", build_while_another_finishes)
     assert not load_pydocs(("numpy",)).notes
     assert len(list(tmp_path.iterdir())) == 1  # no temporary folder is left
+
+
+def test_the_library_of_python_is_collected():
+    entries = collect_entries(("python",))
+    names = {name for entry in entries for name in entry.names}
+    assert {"json.dumps", "os.path.join", "builtins.str.split", "heapq.heappush"} <= names
+    assert "logging.Logger.info" in names and not any(name.startswith("posix") for name in names)
+
+
+def test_what_a_package_imports_is_not_its_own():
+    assert not any(
+        e.name.endswith((".deque", ".defaultdict")) for e in collect_entries(("networkx",))
+    )
+    assert not pydocs._own(numpy.array_equal, "networkx")
+    assert pydocs._own(sum, "python") and not pydocs._own(sum, "torch")
+
+
+def test_a_missing_package_names_the_command(monkeypatch):
+    there = importlib.util.find_spec
+    absent = ("sklearn", "sympy")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in absent else there(n))
+    with pytest.raises(
+        ValueError, match=r"sklearn, sympy is not .*: pip install scikit-learn sympy"
+    ):
+        load_pydocs("pydocs-large")
+
+
+def test_a_namespace_that_a_version_lacks_is_passed_over(monkeypatch):
+    monkeypatch.setitem(pydocs.MORE, "networkx", "networkx.utils, later")
+    with pytest.raises(UnknownName, match="package of PyDocs 'nmupy'; did you mean numpy"):
+        collect_entries(("nmupy",))
+    assert "networkx.utils.UnionFind" in {e.name for e in collect_entries(("networkx",))}
+
+
+def test_unknown_collections_of_docstrings_are_named():
+    with pytest.raises(UnknownName, match="did you mean pydocs"):
+        load_pydocs("pydocs-larger")
+
+
+def test_the_large_one_has_enough_to_train_on():
+    kept = [p for p in pydocs.cache_folder().glob("pydocs-large-*") if (p / "info.json").is_file()]
+    if not kept:
+        pytest.skip("pydocs-large was not built on this machine; a build takes a minute")
+    assert len(positive_pairs(read_beir(kept[0]))) >= 8192
 
 
 def test_a_cache_that_cannot_be_written_is_a_note(tmp_path, monkeypatch):

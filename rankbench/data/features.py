@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['WANTED', 'MOST', 'FLOAT32', 'FILES', 'FeatureLists', 'document_names', 'run_of', 'judgments_of', 'FeatureData',
-           'read_letor', 'write_letor', 'select', 'read_letor_folder', 'write_letor_folder', 'find_folder', 'is_letor']
+           'read_letor', 'write_letor', 'select', 'read_letor_folder', 'write_letor_folder', 'is_letor']
 
-# %% ../../nbs/data/30_features.ipynb #a5802900
+# %% ../../nbs/data/30_features.ipynb #25cd3b1a
 import hashlib
 import math
-import os
 import re
 from array import array
 from collections import Counter
@@ -24,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import UnknownName
-from .collections import Judgments, UnknownCollection
+from .collections import Judgments
 from .files import BadFile, CannotWrite, looks_like, open_text, write_lines
 
 # %% ../../nbs/data/30_features.ipynb #2110de56
@@ -366,22 +365,7 @@ def write_letor_folder(data: FeatureData, folder: str | Path) -> None:
     for split, lists in data.splits.items():
         write_letor(lists, Path(folder) / f"{split}.txt")
 
-# %% ../../nbs/data/30_features.ipynb #273e6425
-def find_folder(name: str | Path) -> Path:
-    """The folder that a name stands for."""
-    places = [Path(name).expanduser()]
-    if os.environ.get("RANKBENCH_DATA"):
-        places.append(Path(os.environ["RANKBENCH_DATA"]).expanduser() / str(name))
-    for place in places:
-        if place.is_dir():
-            return place
-    looked = " or ".join(str(p) for p in places)
-    raise UnknownCollection(
-        f"no collection {str(name)!r}: no folder {looked}. Give 'pydocs', the path of a LETOR or "
-        "BEIR folder, or set RANKBENCH_DATA to the folder that holds it."
-    )
-
-
+# %% ../../nbs/data/30_features.ipynb #fa45d776
 def is_letor(folder: Path) -> bool:
     """Does a folder hold LETOR files?"""
     return any(_file(f, "train") is not None for f in (folder, folder / "Fold1"))

@@ -7,7 +7,7 @@ __all__ = ['OPENING', 'FIELDS', 'words_of', 'pairs_of', 'grams_of', 'count', 'vo
            'cosine_weights', 'likelihood_weights', 'Index', 'features_of', 'describe_split', 'describe', 'ceiling_note',
            'load_features']
 
-# %% ../../nbs/data/40_text_features.ipynb #79bc589a
+# %% ../../nbs/data/40_text_features.ipynb #2d00995e
 import hashlib
 import inspect
 import json
@@ -21,12 +21,18 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .collections import Collection, load_collection, with_training
+from rankbench.data.collections import (
+    BUILT,
+    Collection,
+    called,
+    find_folder,
+    load_collection,
+    with_training,
+)
 from rankbench.data.features import (
     FILES,
     FeatureData,
     FeatureLists,
-    find_folder,
     is_letor,
     read_letor_folder,
 )
@@ -296,17 +302,18 @@ def _read_cache(folder: Path) -> FeatureData:
     splits = {split: FeatureLists(**parts) for split, parts in kept.items()}
     return FeatureData(info["name"], splits, tuple(info["columns"]), tuple(info["notes"]))
 
-# %% ../../nbs/data/40_text_features.ipynb #b77c88ac
+# %% ../../nbs/data/40_text_features.ipynb #c7af2629
 def load_features(
-    name: str | Path,  # "pydocs", or a LETOR or BEIR folder, maybe inside $RANKBENCH_DATA.
+    name: str | Path,  # What `load_collection` knows, or a LETOR folder.
     depth: int = 50,  # BM25 candidates per query, for collections of texts.
     progress: bool = False,
 ) -> FeatureData:
     """LETOR files as they are, or the features of a collection from the cache or built."""
-    if str(name) != "pydocs" and is_letor(find_folder(name)):
-        return read_letor_folder(find_folder(name))
+    place = None if str(name) in BUILT else find_folder(name)
+    if place and is_letor(place):
+        return read_letor_folder(place, called(name, place))
     collection = load_collection(name, progress)
-    label = f"{collection.name}-{collection.fingerprint[:8]}-{depth}-{_rules()}"
+    label = f"{collection.name.replace('/', '-')}-{collection.fingerprint[:8]}-{depth}-{_rules()}"
     folder = cache_folder() / f"features-{label}"
     if (folder / "info.json").is_file():
         return _read_cache(folder)
