@@ -6,12 +6,11 @@
 __all__ = ['COSTS', 'EXPECTS', 'DRAWS', 'Values', 'MARKS', 'ARROWS', 'Claim', 'read_claim', 'deciding', 'word_for',
            'verdict_of_run', 'difference_interval', 'Verdict', 'judge', 'correct', 'paper_difference', 'plot_claims']
 
-# %% ../../nbs/capstones/25_claims.ipynb #132e83fb
+# %% ../../nbs/capstones/25_claims.ipynb #f54d8fa2
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -188,7 +187,7 @@ def correct(verdicts: Sequence[Verdict]) -> list[Verdict]:
     adjusted = iter(holm(tested))
     return [v if v.p is None else replace(v, p=next(adjusted)) for v in verdicts]
 
-# %% ../../nbs/capstones/25_claims.ipynb #9eef5639
+# %% ../../nbs/capstones/25_claims.ipynb #5f363af2
 def paper_difference(
     claim: Claim,
     folder: str | Path,  # With TABLE.csv.
@@ -207,21 +206,16 @@ def paper_difference(
     a, b = float(ours["value"]), float(theirs["value"])
     scale = 100 if max(abs(a), abs(b)) > 1 and not claim.is_cost else 1  # per cent
     found = {"system": a, "against": b, "source": ours.get("source", "")}
-    return {
-        **dict(claim.paper),
-        "values": found,
-        "difference": a / b - 1 if claim.is_cost else (a - b) / scale,
-    }
+    difference = a / b - 1 if claim.is_cost else (a - b) / scale
+    return {**dict(claim.paper), "values": found, "difference": difference}
 
 
 def _row(claim: Claim, rows: Sequence[Mapping[str, str]], wanted: Mapping[str, Any]) -> Mapping:
     """The one row of a table that has certain values."""
     fits = [r for r in rows if all(r.get(k) == str(v) for k, v in wanted.items())]
     if len(fits) != 1:
-        said = ", ".join(f"{k} {v}" for k, v in wanted.items())
-        raise ValueError(
-            f"claim {claim.name}: {len(fits)} rows of the table have {said}; expected 1."
-        )
+        said, found = ", ".join(f"{k} {v}" for k, v in wanted.items()), len(fits)
+        raise ValueError(f"claim {claim.name}: {found} rows have {said}; expected 1.")
     return fits[0]
 
 # %% ../../nbs/capstones/25_claims.ipynb #f8608b33
