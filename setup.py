@@ -33,7 +33,10 @@ setup(
     # data/ stays at the top of the repository and travels in the wheel as rankbench/_data.
     packages=[*find_packages(include=[lib, f"{lib}.*"]), f"{lib}._data"],
     package_dir={f"{lib}._data": "data"},
-    package_data={f"{lib}._data": ["*.bib", "recipes/*.yaml"], f"{lib}.training": ["*.html"]},
+    package_data={
+        f"{lib}._data": ["*.bib", "recipes/*.yaml", "capstones/*.yaml", "papers/*.csv"],
+        f"{lib}.training": ["*.html"],
+    },
     install_requires=requirements("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": requirements("console_scripts")},

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'PARTS', 'Capstone', 'digest_of',
            'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place', 'find_collection',
-           'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'plan', 'results_folder', 'measured_comparisons',
-           'seed_values', 'claim_values', 'mean_curve', 'short_record', 'run_experiment', 'reproduce', 'make_record',
-           'claim_row', 'write_record', 'read_reproduction', 'recorded_claim', 'record_path', 'recorded_before',
-           'repeats', 'keep_record', 'check_keeping', 'list_records']
+           'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'some_recipes', 'plan', 'results_folder',
+           'measured_comparisons', 'seed_values', 'claim_values', 'mean_curve', 'short_record', 'run_experiment',
+           'reproduce', 'make_record', 'claim_row', 'write_record', 'read_reproduction', 'recorded_claim',
+           'record_path', 'recorded_before', 'repeats', 'keep_record', 'check_keeping', 'list_records']
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #46388705
 import hashlib
@@ -381,17 +381,27 @@ def _trained_at(recipe: Recipe, system: str) -> tuple[str, int] | None:
     model = own.get("model") or system_of(recipe, system).model
     return model, own.get("batch_size", recipe.batch_size)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #78088e07
+# %% ../../nbs/capstones/27_reproduce.ipynb #12377359
+def some_recipes(capstone: Capstone, profile: str, only: Sequence[str]) -> dict[str, Recipe]:
+    """The recipes of a profile, or those of some experiments."""
+    recipes = capstone.recipes(profile)
+    for name in only:
+        if name not in recipes:
+            raise UnknownName(f"experiment of profile {profile}", name, recipes)
+    return {name: recipe for name, recipe in recipes.items() if not only or name in only}
+
+
 def plan(
     capstone: Capstone,
     profile: str,
     records: Path | None = None,  # Where times are looked up; None: the repository's.
+    only: Sequence[str] = (),  # Some experiments.
 ) -> list[dict[str, Any]]:  # One row per experiment.
     """What a profile would run, where its data and models come from, and what it costs."""
     estimate = capstone.profile(profile).get("estimate") or {}
     measured, gpu = list(measured_comparisons(records or results_folder())), profile in ON_GPU
     rows = []
-    for name, recipe in capstone.recipes(profile).items():
+    for name, recipe in some_recipes(capstone, profile, only).items():
         work = work_of(recipe)
         sources = {c: find_collection(c, recipe.task) for c in collections_of(recipe)}
         models = {w.model: find_model(w.model) for w in work}
@@ -536,7 +546,7 @@ def run_experiment(
         return comparison, read_record(finished)
     return comparison, run_comparison(comparison, jobs, devices)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #c1670a68
+# %% ../../nbs/capstones/27_reproduce.ipynb #4b3e0c09
 def reproduce(
     capstone: Capstone,
     profile: str,
@@ -549,7 +559,7 @@ def reproduce(
     say: Callable[[str], object] = lambda text: None,  # What is going on.
 ) -> dict[str, Any]:
     """Run the experiments of a profile, judge the claims, write and return the record."""
-    folder, recipes, experiments, rows = Path(folder), _some(capstone, profile, only), {}, []
+    folder, recipes, experiments, rows = Path(folder), some_recipes(capstone, profile, only), {}, []
     _check_start(capstone, profile, recipes, folder, resume)
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"experiment {name} ({number} of {len(recipes)})")
@@ -565,22 +575,10 @@ def reproduce(
     return record
 
 
-def _some(capstone: Capstone, profile: str, only: Sequence[str]) -> dict[str, Recipe]:
-    """The recipes of a profile, or those of some experiments."""
-    recipes = capstone.recipes(profile)
-    for name in only:
-        if name not in recipes:
-            raise UnknownName(f"experiment of profile {profile}", name, recipes)
-    return {name: recipe for name, recipe in recipes.items() if not only or name in only}
-
-
 def _check_start(capstone: Capstone, profile: str, recipes, folder: Path, resume: bool) -> None:
     """What can be known to fail fails now."""
     missing = [
-        remedy
-        for row in plan(capstone, profile)
-        if row["experiment"] in recipes
-        for remedy in row["missing"]
+        remedy for row in plan(capstone, profile, only=list(recipes)) for remedy in row["missing"]
     ]
     if missing:
         raise ValueError(" ".join(dict.fromkeys(missing)))
@@ -629,7 +627,7 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     beside.write_text(text + "\n", "utf-8")
     os.replace(beside, path)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #a9120b81
+# %% ../../nbs/capstones/27_reproduce.ipynb #38526fff
 PARTS = ("capstone", "profile", "digest", "claims", "verdict", "experiments", "provenance")
 
 
@@ -642,8 +640,10 @@ def read_reproduction(path: str | Path) -> dict[str, Any]:
     recipes = {n: Recipe.from_dict(part["recipe"]) for n, part in record["experiments"].items()}
     for name, recipe in recipes.items():
         if recipe.digest != record["experiments"][name]["digest"]:
-            raise ValueError(f"{path}: the recipe of {name} has digest {recipe.digest}, "
-                             f"the record says {record['experiments'][name]['digest']}.")  # fmt: skip
+            said = record["experiments"][name]["digest"]
+            raise ValueError(
+                f"{path}: the recipe of {name} has digest {recipe.digest}, the record says {said}."
+            )
     claims = [recorded_claim(row) for row in record["claims"]]
     digest = digest_of(recipes, claims)
     if digest != record["digest"]:
