@@ -59,6 +59,13 @@ def test_the_wheel_holds_the_bibliography(wheel):
     assert packed == (ROOT / "data" / "references.bib").read_bytes()
 
 
+def test_the_wheel_holds_recipes_and_capstones(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for pattern in ("recipes/*.yaml", "capstones/*.yaml", "papers/*.csv"):
+        files = [p.relative_to(ROOT / "data") for p in (ROOT / "data").glob(pattern)]
+        assert all(f"rankbench/_data/{path.as_posix()}" in names for path in files)
+
+
 def test_the_wheel_holds_the_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/LICENSE") for name in names)

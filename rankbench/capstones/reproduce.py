@@ -487,8 +487,8 @@ def claim_values(
             raise UnknownName(f"system of claim {claim.name}", system, values)
     return values[claim.system][claim.measure], values[claim.against][claim.measure]
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #f7e680e9
-def mean_curve(units: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+# %% ../../nbs/capstones/27_reproduce.ipynb #57b0e959
+def mean_curve(units: Sequence[Mapping[str, Any]]) -> list[list[float | int]]:
     """The mean of the learning curves of some units; diverged ones have none."""
     curves = [unit["curve"] for unit in units if unit.get("curve")]
     return [
@@ -588,7 +588,7 @@ def _check_start(capstone: Capstone, profile: str, recipes, folder: Path, resume
             f"{folder} holds a reproduction; add --resume, or choose another --output."
         )
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #a280aed1
+# %% ../../nbs/capstones/27_reproduce.ipynb #7c2cbadf
 def make_record(
     capstone: Capstone,
     profile: str,
@@ -621,7 +621,7 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     path = Path(path)
     text = json.dumps(record, indent=1, ensure_ascii=False)
     flat = lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]"  # noqa: E731
-    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", flat, text)
+    text = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", flat, text)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text + "\n", "utf-8")
