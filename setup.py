@@ -34,7 +34,7 @@ setup(
     packages=[*find_packages(include=[lib, f"{lib}.*"]), f"{lib}._data"],
     package_dir={f"{lib}._data": "data"},
     package_data={
-        f"{lib}._data": ["*.bib", "papers/*.csv", "recipes/*.yaml"],
+        f"{lib}._data": ["*.bib", "recipes/*.yaml", "capstones/*.yaml", "papers/*.csv"],
         f"{lib}.training": ["*.html"],
     },
     install_requires=requirements("requirements"),

@@ -27,6 +27,8 @@ examples:
   rankbench compare --losses infonce,ranknet --collection path/to/beir/folder
   rankbench compare --task letor --losses all --profile smoke
   rankbench compare --task letor --losses ranknet,softmax --collection path/to/letor
+  rankbench reproduce gte --profile smoke
+  rankbench records
   rankbench collection stats pydocs
   rankbench bench --losses softmax,listnet --shapes 64x100
   rankbench search bm25 "sort an array" --collection pydocs
@@ -320,6 +322,190 @@ def compare_several(recipe, names, folder, args, progress, devices) -> int:
         print(note)
     print(f"A report for each collection: {folder}/*/report.html")
     return 0
+
+
+def reproduce(args) -> int:
+    """Run the experiments of a capstone and judge its claims, or say what that would take."""
+    import transformers
+
+    from rankbench.capstones import reproduce as runs
+
+    if args.data_dir:
+        if not Path(args.data_dir).is_dir():
+            raise ValueError(f"--data-dir {args.data_dir} is no folder.")
+        os.environ["RANKBENCH_DATA"] = str(Path(args.data_dir).resolve())
+    capstone, only = runs.read_capstone(args.name), split_list(args.only or "")
+    digest = capstone.digest(args.profile)
+    if args.dry_run:
+        rows = runs.plan(capstone, args.profile, only=only)
+        if args.json:
+            print(json.dumps({"digest": digest, "experiments": rows}, indent=1, ensure_ascii=False))
+        else:
+            print(plan_text(capstone, args.profile, rows))
+        return 0
+    folder = Path(args.output or f"results/{capstone.name}-{args.profile}")
+    kept = Path(args.output_record) if args.output_record else None
+    keep = args.keep or kept is not None
+    if keep and only:
+        raise ValueError("a record that is kept holds all experiments of a profile; finish them "
+                         "with --only and --resume, then keep without --only.")  # fmt: skip
+    if keep:
+        runs.check_keeping(runs.record_path(capstone.name, args.profile, digest, kept), kept)
+    transformers.logging.disable_progress_bar()  # one bar is enough
+    progress = not args.json and sys.stderr.isatty() or args.progress
+    try:
+        record = runs.reproduce(
+            capstone, args.profile, folder, args.resume, progress, args.jobs,
+            split_list(args.devices or ""), only, lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        done = len(list(folder.glob("*/units/*.json")))
+        print(f"\ninterrupted; {done} finished units are kept in {folder}.\n"
+              "Repeat the command with --resume to go on.", file=sys.stderr)  # fmt: skip
+        return 130
+    before = runs.recorded_before(record, kept)
+    again = runs.repeats(record, before) if before else []
+    place = runs.keep_record(record, kept) if keep else folder / "record.json"
+    if args.json:
+        print(json.dumps({**record, "repeats": again}, indent=1, ensure_ascii=False))
+        return 0
+    print(reproduction_text(record))
+    if before:
+        print(repeats_text(again, before))
+    print(f"Record: {place}")
+    return 0
+
+
+def hours_text(hours: float | None) -> str:
+    """A time in the unit that fits."""
+    if hours is None:
+        return "unknown"
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
+def plan_text(capstone, profile: str, rows: Sequence[dict]) -> str:
+    """What a run would take, in 80 columns."""
+    where = "on one GPU" if any(row["gpu"] for row in rows) else "on this CPU"
+    lines = [wrap(capstone.title, f"{capstone.name} {profile}"), ""]
+    for row in rows:
+        sizes = " and ".join(map(str, row["batch_sizes"]))
+        lines.append(wrap(row["about"], row["experiment"]))
+        lines += [wrap(f"{c}: {how}", "  data") for c, how in row["collections"].items()]
+        lines += [wrap(f"{m}: {how}", "  model") for m, how in row["models"].items()]
+        lines.append(wrap(
+            f"{row['systems']} systems, {row['settings']} settings tried, {row['seeds']} seeds: "
+            f"{row['runs']} runs, {row['steps']:,} steps, batch {sizes}, "
+            f"{row['pairs']:,} training pairs", "  runs",
+        ))  # fmt: skip
+        lines.append(
+            wrap(f"{hours_text(row['hours'])} {where}: {'; '.join(row['sources'])}", "  time")
+        )
+        lines.append("")
+    claims = [claim for claim in capstone.judged(profile) if claim.experiment in
+              {row["experiment"] for row in rows}]  # fmt: skip
+    hours = [row["hours"] for row in rows]
+    total = None if None in hours else sum(hours)
+    lines.append(wrap(
+        f"{sum(row['runs'] for row in rows)} runs, {sum(row['pairs'] for row in rows):,} training "
+        f"pairs, {hours_text(total)} one run after another, searching not counted; "
+        f"{len(claims)} claims are judged", "total",
+    ))  # fmt: skip
+    downloads = dict.fromkeys(name for row in rows for name in row["downloads"])
+    if downloads:
+        lines.append(wrap(f"{', '.join(downloads)} (a network is needed)", "to download"))
+    lines += [
+        wrap(text, "missing") for text in dict.fromkeys(t for r in rows for t in r["missing"])
+    ]
+    return "\n".join(lines)
+
+
+def reproduction_text(record: dict) -> str:
+    """Tables, claims and verdict of a reproduction, in 80 columns."""
+    lines = []
+    for name, part in record["experiments"].items():
+        lines += [f"{name}: {part['collection']['name']}", "", comparison_text(part), ""]
+        lines += [wrap(note, "note") for note in part["notes"]]
+    for claim in record["claims"]:
+        lines += [wrap(claim["text"], claim["name"]), wrap(claim_text(claim), "  numbers"),
+                  f"  verdict: {claim['verdict']}"]  # fmt: skip
+    lines += ["", f"{record['capstone']}, profile {record['profile']}: {record['verdict']}."]
+    return "\n".join(lines)
+
+
+def claim_text(claim: dict) -> str:
+    """The numbers of a claim."""
+    value, cost = claim["difference"], claim["low"] is None
+    ours, theirs = claim["values"]["system"], claim["values"]["against"]
+    digits = ".4g" if cost else ".3f"
+    text = (
+        f"{claim['measure']} of {claim['system']} {ours:{digits}}, of {claim['against']} "
+        f"{theirs:{digits}}: "
+    )
+    if cost:
+        text += f"{100 * value:+.1f} %, expected {claim['expects']}"
+        text += f", tolerance {100 * claim['tolerance']:g} %"
+    else:
+        text += (
+            f"{value:+.4f} ({claim['low']:+.4f} to {claim['high']:+.4f}), p {p_text(claim['p'])}"
+        )
+        text += f", expected {claim['expects']}, tolerance {claim['tolerance']:g}"
+    if claim["paper"]:
+        text += f"; the paper: {claim['paper']['difference']:+.4f}"
+    return text
+
+
+def repeats_text(rows: Sequence[dict], before: dict) -> str:
+    """A repeated record beside the one that is committed."""
+    shown = [
+        {"system": r["system"], "recorded": f"{r['recorded']:.3f}",
+         "interval": f"{r['low']:.3f}-{r['high']:.3f}", "now": f"{r['now']:.3f}",
+         "within": "yes" if r["within"] else "no"}
+        for r in rows
+    ]  # fmt: skip
+    within, origin = sum(r["within"] for r in rows), before["provenance"]
+    told = f"\nThe record of {origin['time'][:10]} ({origin['device']}) holds the same experiments:"
+    lines = [told, "", table(shown, right=["recorded", "interval", "now"]), ""]
+    return "\n".join([*lines, f"{within} of {len(rows)} values are within the recorded interval."])
+
+
+def records(args) -> int:
+    """List records."""
+    from rankbench.capstones.reproduce import list_records, results_folder
+
+    folder = Path(args.folder) if args.folder else results_folder()
+    if not folder.is_dir():
+        raise ValueError(
+            f"no folder {folder}; give --folder DIR." if args.folder else
+            "records live in the repository, and this is not one; give --folder DIR."
+        )  # fmt: skip
+    rows = list_records(folder)
+    if args.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        print(f"{kind}\n{records_text([row for row in rows if row['kind'] == kind])}\n")
+    if not rows:
+        print(f"no records in {folder}")
+    elif any(row["verdict"] for row in rows):
+        print("r/n/u: claims that are reproduced, not reproduced, undecided. current: is the recipe\n"
+              "still that of the capstone?")  # fmt: skip
+    return 0
+
+
+def records_text(rows: Sequence[dict]) -> str:
+    """A table of records of one kind; records without claims have no verdict."""
+    device = lambda name: name.replace("NVIDIA ", "").replace(",", " ").split()[0]  # noqa: E731
+    judged, shown = any(row["verdict"] for row in rows), []
+    for row in rows:
+        claims = {
+            "r/n/u": f"{row['reproduced']}/{row['refuted']}/{row['undecided']}",
+            "verdict": row["verdict"], "current": "yes" if row["current"] else "no",
+        }  # fmt: skip
+        shown.append({"record": row["record"], "date": row["date"], "device": device(row["device"]),
+                      "commit": row["commit"], **(claims if judged else {})})  # fmt: skip
+    return table(shown)
 
 
 def train(args) -> int:
@@ -829,6 +1015,42 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--resume", action="store_true", help="go on in an existing output folder")
     sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
+
+    sub = command(
+        "reproduce", reproduce, "Run the experiments of a capstone and judge its claims.",
+        epilog="A capstone states claims of papers, each with a direction and a tolerance, and the\n"
+        "comparisons that decide them. Profiles: smoke (a minute), cpu (hours), gpu, and paper\n"
+        "(the collections and models of the paper). --dry-run says what would be run, what is\n"
+        "missing and what it would cost, and downloads nothing. Finished runs are kept:\n"
+        "--resume goes on after an interruption. Where a record of the same experiments is\n"
+        "committed, the values are compared with it.\n\n"
+        "examples:\n"
+        "  rankbench reproduce gte --profile smoke\n"
+        "  rankbench reproduce gte --profile paper --dry-run\n"
+        "  rankbench reproduce gte --profile cpu --data-dir collections --jobs 2 --resume",
+    )  # fmt: skip
+    sub.add_argument("name", metavar="NAME", help="a capstone, or a YAML file")
+    sub.add_argument("--profile", default="smoke",
+                     help="smoke, cpu, gpu or paper (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--dry-run", action="store_true", help="print the plan and its cost")
+    sub.add_argument("--only", metavar="E,...", help="only these experiments")
+    sub.add_argument("--data-dir", metavar="DIR", help="where collections are (RANKBENCH_DATA)")
+    sub.add_argument(
+        "--output", metavar="DIR", help="where results go (default: results/NAME-PROFILE)"
+    )
+    sub.add_argument("--resume", action="store_true", help="go on in an existing output folder")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N",
+                     help="runs at once, each in a process (default: %(default)s)")  # fmt: skip
+    sub.add_argument("--devices", metavar="0,1,...", help="GPUs that the processes share")
+    sub.add_argument("--keep", action="store_true", help="put the record into data/results")
+    sub.add_argument("--output-record", metavar="DIR", help="put the record there instead")
+    sub.add_argument("--progress", action="store_true", help="show progress when not on a terminal")
+
+    sub = command(
+        "records", records, "List the records: what was run, when, and what it says.",
+        epilog="examples:\n  rankbench records\n  rankbench records --folder my/records --json",
+    )  # fmt: skip
+    sub.add_argument("--folder", metavar="DIR", help="default: data/results of the repository")
 
     sub = command(
         "train", train, "Train a model as a file says, and measure it.",

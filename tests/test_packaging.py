@@ -67,6 +67,13 @@ def test_the_wheel_holds_and_reads_the_numbers_of_the_papers(wheel, installed):
     assert said == str(sorted(Path(name).stem for name in there))
 
 
+def test_the_wheel_holds_recipes_and_capstones(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for pattern in ("recipes/*.yaml", "capstones/*.yaml", "papers/*.csv"):
+        files = [p.relative_to(ROOT / "data") for p in (ROOT / "data").glob(pattern)]
+        assert all(f"rankbench/_data/{path.as_posix()}" in names for path in files)
+
+
 def test_the_wheel_holds_the_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/LICENSE") for name in names)

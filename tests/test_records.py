@@ -9,7 +9,7 @@ import pytest
 from rankbench.records import provenance, read_record
 
 RESULTS = Path(__file__).parent.parent / "data" / "results"
-RECORDS = sorted(p for p in RESULTS.rglob("*.json") if p.parent.name != "bench")  # see test_bench
+RECORDS = sorted((RESULTS / "compare").glob("*.json"))  # others: test_bench, test_reproduce
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)

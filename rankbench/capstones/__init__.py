@@ -1,0 +1,1 @@
+"""Capstones: claims of papers, and whether they reproduce."""
