@@ -15,6 +15,8 @@ from rankbench.training import comparing, systems
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
 from rankbench.training.trainer import Curve
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 RECIPE = Recipe(("infonce", "ranknet"), "tiny", steps=4, batch_size=16, rates=(0.003, 0.03),
                 seeds=2, evaluations=2)  # fmt: skip
 
