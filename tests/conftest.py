@@ -69,6 +69,20 @@ def without_shape_checks(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Figures are laid out but saved blank: drawing is nine tenths of a tiny comparison.
+
+    Fixtures of a wider scope are made before this one, so their figures are real.
+    """
+    from matplotlib.figure import Figure
+
+    def blank(self, file, **_):
+        file.write("<svg></svg>") if hasattr(file, "write") else Path(file).touch()
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Folders of tiny rerankers by the names of `make_model`, made when asked for."""

@@ -1,5 +1,6 @@
 """What test_trainer.py starts with torchrun and with accelerate: a few steps in each process."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -67,6 +68,8 @@ def main(folder: str, *names: str) -> None:
     for name in names:
         found = steps(name, Path(folder), world)
         torch.save(found, Path(folder) / f"{name}-{os.environ['RANK']}.pt")
+    torch.distributed.barrier()
+    gc.collect()  # Trainers are cycles; the threads of a group that is still held outlive Python.
     torch.distributed.destroy_process_group()
 
 

@@ -65,6 +65,7 @@ def work(module: str, folder: Path, rank: int, world: int) -> None:
             join(folder, attempt, rank, world)
     torch.save(results, folder / f"rank{rank}.pt")
     dist.barrier()
+    gc.collect()
     dist.destroy_process_group()
 
 

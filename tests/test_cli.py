@@ -16,6 +16,8 @@ from rankbench.cards import cards
 from rankbench.cli import comparison_text, main, split_list
 from rankbench.data.collections import write_beir
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 NAMES = [c.name for c in cards()]
 
 

@@ -16,6 +16,8 @@ from rankbench.training.comparing import Comparison, OutputError, choose, run_co
 from rankbench.training.trainer import Curve
 from rankbench.writing import write_json
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 RECIPE = Recipe(("infonce", "ranknet"), "tiny", steps=4, batch_size=16, rates=(0.003, 0.03),
                 seeds=2, evaluations=2)  # fmt: skip
 

@@ -526,6 +526,7 @@ def test_the_report_speaks_of_rankers(finished):
     assert text.count("<svg") == 5
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_resuming_repeats_nothing(finished, data, monkeypatch):
     comparison, record = finished
     monkeypatch.setattr(comparing, "run_unit", lambda *_: pytest.fail("ran a unit again"))
@@ -548,6 +549,7 @@ def test_a_pictured_record_needs_no_comparison(finished):
     assert all(f">{s['system']}<" in svg for s in finished[1]["systems"])
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("bad", [{0.03}, {0.003, 0.03}])
 def test_a_loss_that_diverges_is_said_and_stops_nothing(data, tmp_path, monkeypatch, bad):
     real = list_training.train_ranker
