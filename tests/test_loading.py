@@ -1,5 +1,8 @@
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from rankbench.core import UnknownName
 from rankbench.models.asymmetric import Asymmetric
 from rankbench.models.base import ROLES, Encoder, Reranker
 from rankbench.models.bi_encoder import BiEncoder
-from rankbench.models.loading import load_model
+from rankbench.models.loading import WEIGHTS, find_model, load_model
 from rankbench.models.saving import KINDS, load_saved, read_json, write_json, write_modules
 from rankbench.models.static_encoder import StaticEncoder
 

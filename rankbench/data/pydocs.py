@@ -371,12 +371,12 @@ def check_installed(packages: tuple[str, ...]) -> None:
             f"pip install {' '.join(INSTALL.get(p, p) for p in needed)}."
         )
 
-# %% ../../nbs/data/20_pydocs.ipynb #6c3aa92e
+# %% ../../nbs/data/20_pydocs.ipynb #b9bd1c83
 def build_pydocs(
     packages: tuple[str, ...] = tuple(NAMESPACES),
     progress: bool = False,  # Show a progress bar.
 ) -> Collection:
-    """Build PyDocs from the installed packages (seconds; a minute for all of them)."""
+    """Build PyDocs from the installed packages (seconds; half a minute for `pydocs-large`)."""
     from tqdm import tqdm
 
     check_installed(packages)
