@@ -129,7 +129,7 @@ def test_a_missing_package_names_the_command(monkeypatch):
 
 
 def test_a_namespace_that_a_version_lacks_is_passed_over(monkeypatch):
-    monkeypatch.setitem(pydocs.MORE, "networkx", "networkx.utils, later")
+    monkeypatch.setitem(pydocs.MORE, "networkx", "utils, later")
     with pytest.raises(UnknownName, match="package of PyDocs 'nmupy'; did you mean numpy"):
         collect_entries(("nmupy",))
     assert "networkx.utils.UnionFind" in {e.name for e in collect_entries(("networkx",))}

@@ -117,7 +117,7 @@ def _download(name: str, revision: str | None) -> Path:
             ignore_patterns=["onnx/*", "openvino/*"],
         ))  # fmt: skip
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
             f"no model {name!r}: there is no such folder, and the hub did not give one ({reason})."
             f"{hint}"
