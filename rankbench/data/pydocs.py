@@ -8,7 +8,7 @@ __all__ = ['NAMESPACES', 'MORE', 'INSTALL', 'PACKAGES', 'MEMBERS', 'DROPPED', 'L
            'resolve', 'same_document', 'split_of', 'grade_all', 'check_installed', 'build_pydocs', 'cache_folder',
            'versions', 'load_pydocs']
 
-# %% ../../nbs/data/20_pydocs.ipynb #9078537c
+# %% ../../nbs/data/20_pydocs.ipynb #874af6d6
 import hashlib
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ import re
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -146,7 +146,7 @@ def namespaces(package: str) -> Iterator[tuple[str, str]]:
         else:
             yield part if part == package else f"{package}.{part}", package
 
-# %% ../../nbs/data/20_pydocs.ipynb #7165df61
+# %% ../../nbs/data/20_pydocs.ipynb #bfb19571
 @dataclass(frozen=True)
 class Entry:
     """One public object and its docstring."""
@@ -156,7 +156,7 @@ class Entry:
     doc: str
 
 
-def _public(owner: object, listed: list[str] | None = None) -> list[tuple[str, object]]:
+def _public(owner: object, listed: Sequence[str] | None = None) -> list[tuple[str, object]]:
     found = []
     for key in listed or dir(owner):
         if key.startswith("_"):
@@ -201,18 +201,16 @@ def _doc(thing: object) -> str:
     doc = getattr(thing, "__doc__", None)
     return inspect.cleandoc(doc) if isinstance(doc, str) else ""
 
-# %% ../../nbs/data/20_pydocs.ipynb #0537a576
+# %% ../../nbs/data/20_pydocs.ipynb #1b6d82c7
 def collect_entries(
     packages: tuple[str, ...] = tuple(NAMESPACES),
 ) -> list[Entry]:
     """Every public object of the packages that has a docstring, in order of its name."""
-    names, docs, keep = defaultdict(list), {}, []
+    names, things = defaultdict(list), {}  # an id is only unique while the object lives
 
     def file(name: str, thing: object) -> None:
-        if _doc(thing):
-            names[id(thing)].append(name)
-            docs[id(thing)] = _doc(thing)
-            keep.append(thing)  # an id is only unique while the object lives
+        names[id(thing)].append(name)
+        things[id(thing)] = thing
 
     for part, package in (pair for p in packages for pair in namespaces(p)):
         module = _module(part, package)
@@ -228,7 +226,8 @@ def collect_entries(
                     if callable(member) or isinstance(member, MEMBERS):
                         file(f"{name}.{method}", member)
     shortest = {key: min(n, key=lambda x: (x.count("."), len(x), x)) for key, n in names.items()}
-    entries = [Entry(shortest[k], tuple(sorted(names[k])), docs[k]) for k in names]
+    docs = {key: _doc(thing) for key, thing in things.items()}  # after all imports: some add to it
+    entries = [Entry(shortest[k], tuple(sorted(names[k])), doc) for k, doc in docs.items() if doc]
     return sorted(entries, key=lambda e: e.name)
 
 # %% ../../nbs/data/20_pydocs.ipynb #37a94834
@@ -270,14 +269,15 @@ def summary_and_body(
     rest += [f"{k} {v}" for k, v in parts.items() if k not in DROPPED]
     return summary, " ".join(plain("\n\n".join(rest)).split()[:LONGEST])
 
-# %% ../../nbs/data/20_pydocs.ipynb #c0e27989
+# %% ../../nbs/data/20_pydocs.ipynb #327615ac
 def mask_names(entry: Entry, text: str) -> str:
     """The text with the entry's own names replaced by "it"."""
     short = [n.replace("numpy.", "np.").replace("pandas.", "pd.") for n in entry.names]
     last = [n.rsplit(".", 1)[-1] for n in entry.names]
     own = {*entry.names, *short, *(n for n in last if re.search(r"[_\d]", n))}
-    pattern = "|".join(re.escape(n) for n in sorted(own, key=len, reverse=True))
-    return re.sub(rf"(?<![\w.])(?:{pattern})(?!\w)", "it", text)
+    there = [n for n in own if n in text]  # an inherited method has hundreds of names
+    pattern = "|".join(re.escape(n) for n in sorted(there, key=len, reverse=True))
+    return text if not there else re.sub(rf"(?<![\w.])(?:{pattern})(?!\w)", "it", text)
 
 
 def is_query(summary: str) -> bool:
@@ -369,12 +369,12 @@ def check_installed(packages: tuple[str, ...]) -> None:
             f"pip install {' '.join(INSTALL.get(p, p) for p in needed)}."
         )
 
-# %% ../../nbs/data/20_pydocs.ipynb #6c3aa92e
+# %% ../../nbs/data/20_pydocs.ipynb #b9bd1c83
 def build_pydocs(
     packages: tuple[str, ...] = tuple(NAMESPACES),
     progress: bool = False,  # Show a progress bar.
 ) -> Collection:
-    """Build PyDocs from the installed packages (seconds; a minute for all of them)."""
+    """Build PyDocs from the installed packages (seconds; half a minute for `pydocs-large`)."""
     from tqdm import tqdm
 
     check_installed(packages)
