@@ -6,11 +6,12 @@
 __all__ = ['PALETTE', 'CYCLE', 'METADATA', 'STYLE', 'figure', 'Picture', 'label_colors', 'plot_score_sweep', 'plot_gradient_bars',
            'plot_pairs', 'plot_matrix']
 
-# %% ../nbs/core/60_plots.ipynb #d1221dca
+# %% ../nbs/core/60_plots.ipynb #248da43c
 import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def figure(
         fig = Figure(figsize=(width, height), layout="constrained")
         return fig, fig.subplots(1, columns, squeeze=False)[0]
 
-# %% ../nbs/core/60_plots.ipynb #ab8a0c57
+# %% ../nbs/core/60_plots.ipynb #c8edfe6d
 @dataclass(frozen=True)
 class Picture:
     """A finished figure; notebooks show it as SVG."""
@@ -57,6 +58,10 @@ class Picture:
     figure: Any  # matplotlib.figure.Figure
 
     def _repr_svg_(self) -> str:
+        return self._svg
+
+    @cached_property
+    def _svg(self) -> str:
         from matplotlib import rc_context
 
         buffer = io.StringIO()

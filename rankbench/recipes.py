@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 
 from .core import UnknownName
 
-# %% ../nbs/capstones/10_recipes.ipynb #49fc1e97
+# %% ../nbs/capstones/10_recipes.ipynb #065979a6
 TASKS = {
     "retrieval": "an encoder of texts, trained on pairs, searches all documents",
     "letor": "a ranker of features, trained on lists, orders candidates",
 }
 LATER = {  # Field that came after the first records → value before that.
     "task": "retrieval", "search": "grid", "trials": 0, "model_rates": {}, "variants": {},
-    "teacher": {}, "also": [], "probes": [],
+    "teacher": {}, "also": [], "probes": [], "max_length": None,
 }  # fmt: skip
 SEARCHES = {
     "grid": "every rate with every temperature",
     "random": "`trials` draws between the smallest and the largest of each",
 }
 
-# %% ../nbs/capstones/10_recipes.ipynb #eba8731b
+# %% ../nbs/capstones/10_recipes.ipynb #70115d7c
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the outcome of a comparison of losses."""
@@ -59,6 +59,7 @@ class Recipe:
     teacher: dict[str, Any] = field(default_factory=dict)  # Whose ranking is learned from.
     also: tuple[str, ...] = ()  # Collections that are searched without training on them.
     probes: tuple[str, ...] = ()  # Keys of PROBES: what is measured besides.
+    max_length: int | None = None  # Tokens that pretrained models read; None: as they are.
 
     def __post_init__(self):
         if self.task not in TASKS:

@@ -354,7 +354,7 @@ def _check_run_options(strategy, targets, short, depth, sample_size, judgments) 
 
 RUN_TARGETS = ("score", "rank", "relevance")
 
-# %% ../../nbs/data/52_training_sets.ipynb #88ab35f8
+# %% ../../nbs/data/52_training_sets.ipynb #0f4d11d0
 class ListSet(NotedSet):
     """The judged documents of each query, filled up from a run."""
 
@@ -366,6 +366,7 @@ class ListSet(NotedSet):
         run: Run | None = None,  # Fills lists up to `size`.
         targets: str = "relevance",  # Or "binary".
         seed: int = 0,
+        unit: bool = False,  # Divide grades by the highest one of the split.
     ):
         if targets not in ("relevance", "binary"):
             raise UnknownName("target of a list", targets, ("relevance", "binary"))
@@ -378,6 +379,8 @@ class ListSet(NotedSet):
                        for q, grades in judged.items() if q in self.queries}  # fmt: skip
         self.relevant = _relevant(self.grades)
         self.kept = [q for q in self.grades if self.relevant[q]]
+        every = (g for grades in self.grades.values() for g in grades.values())
+        self.highest = max(every, default=1) if unit else 1
         self.others = {q: [d for d in ranked(run.get(q, {})) if d in self.documents
                            and d not in judged[q]] for q in self.kept if run}  # fmt: skip
         lost = sum(map(len, judged.values())) - sum(map(len, self.grades.values()))
@@ -402,6 +405,8 @@ class ListSet(NotedSet):
         labels = [grades.get(d, 0) for d in (best, *rest)]
         if self.targets == "binary":
             labels = [min(y, 1) for y in labels]
+        elif self.highest > 1:
+            labels = [y / self.highest for y in labels]
         return self.example(query, [best, *rest], labels)
 
 # %% ../../nbs/data/52_training_sets.ipynb #9ccaa87b
@@ -560,7 +565,7 @@ def check_targets(
         if not isinstance(training_set, str) and len(training_set):
             _check_labels(card, training_set)
 
-# %% ../../nbs/data/52_training_sets.ipynb #25d48cf6
+# %% ../../nbs/data/52_training_sets.ipynb #9ab9b252
 def _misfit(card: LossCard, targets: str, training_set: TrainingSet | str) -> str:
     """What a loss needs, what it gets, and what would fit."""
     who = "the set" if isinstance(training_set, str) else f"this {type(training_set).__name__}"
@@ -591,5 +596,6 @@ def _check_labels(card: LossCard, training_set: TrainingSet) -> None:
     if card.name in UNIT and any(not 0 <= y <= 1 for x in known for y in x):
         raise ValueError(
             f"{card.name} needs labels between 0 and 1, but this {type(training_set).__name__} "
-            f"has {max(y for x in known for y in x):g}. Divide labels by the highest grade."
+            f"has {max(y for x in known for y in x):g}. Divide labels by the highest grade; ListSet "
+            "does so with unit=True."
         )

@@ -109,7 +109,7 @@ def make_run(
     first = bm25_run(collection, list(asked), depth)
     return rerank(model, first, collection.documents, asked, depth) if model else first
 
-# %% ../../nbs/training/14_configs.ipynb #836b8ea9
+# %% ../../nbs/training/14_configs.ipynb #9ada21eb
 @dataclass(frozen=True)
 class PairsConfig:
     """Every query of a split with each of its best documents."""
@@ -141,6 +141,7 @@ class ListsConfig:
     run: str | None = about(None, "what fills lists up: bm25, a TREC run, or a model")
     depth: int = about(100, "documents per query that bm25 or a model finds")
     targets: str = about("relevance", "relevance or binary")
+    unit: bool = about(False, "divide grades by the highest one, for losses that want 0 to 1")
     seed: int = about(0, "of what is drawn")
 
     @property
@@ -150,7 +151,7 @@ class ListsConfig:
 
     def build(self, collection: Collection, run: Run | None = None) -> TrainingSet:
         run = run or _run_of(self, collection)
-        return ListSet(collection, self.split, self.size, run, self.targets, self.seed)
+        return ListSet(collection, self.split, self.size, run, self.targets, self.seed, self.unit)
 
 
 def _run_of(data: Any, collection: Collection) -> Run | None:

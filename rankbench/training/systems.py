@@ -6,7 +6,7 @@
 __all__ = ['LIST', 'RERANKED', 'TIMED', 'open_model', 'outline', 'check_entry', 'EncoderPairs', 'products_per_pair',
            'search_costs', 'Ground', 'answers', 'RetrievalTask']
 
-# %% ../../nbs/training/27_systems.ipynb #dbfcab77
+# %% ../../nbs/training/27_systems.ipynb #bd5aab2d
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from ..losses.specs import build_loss
 from ..models.base import Encoder, Reranker
 from ..models.cross_encoder import CrossEncoder
 from ..models.list_context import quiet_transformers
-from ..models.loading import load_model
+from ..models.loading import find_model, load_model
 from ..models.saving import read_json
 from ..models.splade import SparseEncoder, SpladeEncoder
 from ..models.static_encoder import StaticEncoder, idf_weights, train_pieces
@@ -51,24 +51,34 @@ from rankbench.training.retrieval import (
 )
 from .tasks import Outcome, Task, Unit
 
-# %% ../../nbs/training/27_systems.ipynb #6c566553
+# %% ../../nbs/training/27_systems.ipynb #25920583
 def open_model(
     model: str,  # "splade:FOLDER", "cross:FOLDER", a folder, or the name of a model on the hub.
     seed: int = 0,  # For weights that the folder does not have.
+    max_length: int | None = None,  # Tokens that are read; None: as the model is set.
 ) -> Encoder | Reranker:
     """The model that an entry names, before training."""
     kind, _, name = model.partition(":")
     with quiet_transformers():
         if kind == "cross":
-            return _open_cross(name, seed)
-        if kind == "splade":
-            known = _saved_as(name) or (Path(name) / "modules.json").is_file()
-            found = load_model(name) if known else None
-            return found if isinstance(found, SparseEncoder) else SpladeEncoder(name)
-        return load_model(model)
+            found = _open_cross(find_model(name), seed)
+        elif kind == "splade":
+            found = _open_splade(find_model(name))
+        else:
+            found = load_model(model)
+    reader = getattr(found, "reader", found)
+    if max_length is not None and hasattr(reader, "max_length"):
+        reader.max_length = max_length
+    return found
 
 
-def _open_cross(name: str, seed: int) -> CrossEncoder:
+def _open_splade(name: str | Path) -> Encoder:
+    known = _saved_as(name) or (Path(name) / "modules.json").is_file()
+    found = load_model(name) if known else None
+    return found if isinstance(found, SparseEncoder) else SpladeEncoder(name)
+
+
+def _open_cross(name: str | Path, seed: int) -> CrossEncoder:
     """A cross-encoder; that its head is fresh is what was asked for, and needs no warning."""
     logger = logging.getLogger(CrossEncoder.__module__)
     quiet, logger.disabled = logger.disabled, True
@@ -79,7 +89,7 @@ def _open_cross(name: str, seed: int) -> CrossEncoder:
         logger.disabled = quiet
 
 
-def _saved_as(folder: str) -> str:
+def _saved_as(folder: str | Path) -> str:
     """The kind of a model that this library saved; "" for others."""
     path = Path(folder) / "rankbench.json"
     return read_json(path)["kind"] if path.is_file() else ""
@@ -275,7 +285,7 @@ def _reranked(ground: Ground, model: Reranker, split: str) -> Run:
     data = ground.data
     return rerank(model, ground.first_stage[split], data.documents, data.queries, RERANKED)
 
-# %% ../../nbs/training/27_systems.ipynb #ea94023c
+# %% ../../nbs/training/27_systems.ipynb #1572af5c
 class RetrievalTask(Task):
     """Models of texts that answer queries with documents."""
 
@@ -352,7 +362,7 @@ class RetrievalTask(Task):
         """A fresh model."""
         if name == "static":
             return StaticEncoder(*self._start, seed=seed)
-        model = open_model(name, seed)
+        model = open_model(name, seed, self.recipe.max_length)
         if name.startswith("splade:") and isinstance(model, SpladeEncoder):
             model.set_vocabulary(self._terms(name, model))
         return model
