@@ -6,11 +6,11 @@
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'PARTS', 'Capstone', 'digest_of',
            'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place', 'find_collection',
            'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'some_recipes', 'plan', 'results_folder',
-           'measured_comparisons', 'seed_values', 'claim_values', 'mean_curve', 'short_record', 'run_experiment',
-           'reproduce', 'make_record', 'claim_row', 'write_record', 'read_reproduction', 'recorded_claim',
-           'record_path', 'recorded_before', 'repeats', 'keep_record', 'check_keeping', 'list_records']
+           'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'run_experiment', 'reproduce',
+           'make_record', 'claim_row', 'write_record', 'read_reproduction', 'recorded_claim', 'record_path',
+           'recorded_before', 'repeats', 'keep_record', 'check_keeping', 'list_records']
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #46388705
+# %% ../../nbs/capstones/27_reproduce.ipynb #25a3277f
 import hashlib
 import json
 import os
@@ -36,18 +36,18 @@ from rankbench.capstones.claims import (
     word_for,
 )
 from ..core import UnknownName
-from ..data.collections import load_collection
-from ..recipes import Recipe, settings_to_try, system_of
+from ..data.collections import BUILT, find_folder
+from ..recipes import TEACH, Recipe, settings_to_try, system_of, teacher_of
 from ..records import provenance, read_record
 from rankbench.training.comparing import (
     KINDS,
     Comparison,
     OutputError,
     run_comparison,
-    system_units,
+    seed_values,
 )
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #617e60b9
+# %% ../../nbs/capstones/27_reproduce.ipynb #cf71e1ee
 SIZES = {
     "smoke": "a minute: does everything run?",
     "cpu": "hours on a few cores: the direction of the claim",
@@ -87,8 +87,16 @@ class Capstone:
         return {name: self._recipe(name, profile, sizes) for name in names}
 
     def _recipe(self, name: str, profile: str, sizes: Mapping[str, Any]) -> Recipe:
-        settings = {**self.experiments[name], **(sizes.get("all") or {}), **(sizes.get(name) or {})}
+        settings = {
+            "losses": (),
+            **self.experiments[name],
+            **(sizes.get("all") or {}),
+            **(sizes.get(name) or {}),
+        }
         settings.pop("about", None)
+        left_out = set(self.experiments[name].get("losses", ())) - set(settings["losses"])
+        variants = settings.get("variants", {})
+        settings["variants"] = {k: v for k, v in variants.items() if k not in left_out}
         try:
             return Recipe.from_dict(settings)
         except (ValueError, TypeError) as error:
@@ -100,12 +108,21 @@ class Capstone:
         """The claims that a profile decides, with measure and collection spelled out."""
         recipes, found = self.recipes(profile), []
         for claim in self.claims:
-            if claim.experiment in recipes:
-                recipe = recipes[claim.experiment]
-                found.append(replace(claim, measure=claim.measure or recipe.measures[0],
-                                     collection=claim.collection or recipe.collection))  # fmt: skip
-                check_claim(found[-1], recipe)
+            recipe = recipes.get(claim.experiment)
+            if recipe is None or self._leaves_out(recipe, claim):
+                continue
+            found.append(replace(claim, measure=claim.measure or recipe.measures[0],
+                                 collection=claim.collection or recipe.collection))  # fmt: skip
+            check_claim(found[-1], recipe)
         return found
+
+    def _leaves_out(self, recipe: Recipe, claim: Claim) -> bool:
+        """Has the experiment what a claim is about, and this size of it not?"""
+        full = self.experiments[claim.experiment]
+        held = {*recipe.losses, *collections_of(recipe), *((TEACH,) if recipe.teacher else ())}
+        known = {*full.get("losses", ()), full.get("collection"), *full.get("also", ())}
+        known |= {TEACH} if full.get("teacher") else set()
+        return not known.isdisjoint({claim.system, claim.against, claim.collection} - held)
 
     def digest(self, profile: str) -> str:
         """12 hex digits that change with whatever decides the outcome."""
@@ -120,7 +137,7 @@ def digest_of(recipes: Mapping[str, Recipe], claims: Sequence[Claim]) -> str:
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #fd081425
+# %% ../../nbs/capstones/27_reproduce.ipynb #10a8325b
 BASELINES = {
     "retrieval": ("bm25", "untrained"),
     "letor": ("bm25", "best_feature", "ridge", "chance"),
@@ -129,13 +146,13 @@ BASELINES = {
 
 def collections_of(recipe: Recipe) -> tuple[str, ...]:
     """The collection that is trained on, and those that are searched besides."""
-    return (recipe.collection, *getattr(recipe, "also", ()))
+    return (recipe.collection, *recipe.also)
 
 
 def check_claim(claim: Claim, recipe: Recipe) -> None:
     """Raise an error unless the recipe holds what the claim is about."""
     where = f"of experiment {claim.experiment}, named by claim {claim.name}"
-    teacher = ("teacher",) if getattr(recipe, "teacher", None) else ()
+    teacher = (TEACH,) if teacher_of(recipe).get("model") not in (None, "bm25") else ()
     known = (*recipe.losses, *BASELINES[recipe.task], *teacher)
     for system in (claim.system, claim.against):
         if system not in known and not system.startswith("untrained @ "):
@@ -146,6 +163,7 @@ def check_claim(claim: Claim, recipe: Recipe) -> None:
         raise UnknownName(f"collection {where}", claim.collection, collections_of(recipe))
     if claim.is_cost and claim.collection != recipe.collection:
         raise ValueError(f"claim {claim.name}: costs are measured on {recipe.collection} alone.")
+    paper_difference(claim)  # a wrong name is an error now
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #4fe37e08
 def _package() -> Path:
@@ -233,7 +251,7 @@ def _check_profile(capstone: Capstone, profile: str) -> None:
             raise UnknownName(f"estimate of profile {profile}", key, ESTIMATE)
     capstone.judged(profile)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #6d704e91
+# %% ../../nbs/capstones/27_reproduce.ipynb #039b3cbb
 class Place(NamedTuple):
     """Where something would come from."""
 
@@ -248,25 +266,18 @@ def find_collection(
     task: str = "retrieval",
 ) -> Place:
     """Where a collection would come from."""
-    if name == "pydocs":
+    if name in BUILT:
         return Place(name, "built here from Python's documentation", True)
     kind, colon, _ = name.partition(":")
     if colon and kind in ("hub", "ir_datasets"):
         return Place(name, f"{kind}, downloaded on first use", False)
-    base = os.environ.get("RANKBENCH_DATA")
-    places = [Path(name).expanduser()]
-    if base:
-        places += [Path(base).expanduser() / part for part in (name, name.rpartition("/")[2])]
-    for place in places:
-        if place.is_dir():
-            return Place(str(place), f"folder {place}", True)
+    if (folder := find_folder(name)) is not None:
+        return Place(str(folder), f"folder {folder}", True)
     ids = _ir_datasets(name) if task == "retrieval" else []
     if ids:
-        return Place(
-            f"ir_datasets:{ids[0]}", f"ir_datasets ({ids[0]}), downloaded on first use", False
-        )
-    folder = f"give --data-dir DIR (or set RANKBENCH_DATA) with a folder {name} in it"
-    remedy = f"{folder}, or an id that ir_datasets knows (pip install 'rankbench[hub]')"
+        return Place(ids[0], f"ir_datasets ({ids[0]}), downloaded on first use", False)
+    said = f"give --data-dir DIR (or set RANKBENCH_DATA) with a folder {name} in it"
+    remedy = f"{said}, or an id that ir_datasets knows (pip install 'rankbench[hub]')"
     return Place(name, "not found", False, f"collection {name}: {remedy}.")
 
 
@@ -303,7 +314,7 @@ def find_model(
         return Place(name, "hub, downloaded on first use", False)
     return Place(name, "not found", False, f"model {name}: no such folder, and no name on the hub.")
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #5a34d9dd
+# %% ../../nbs/capstones/27_reproduce.ipynb #4d53426f
 class Work(NamedTuple):
     """The training runs of one system."""
 
@@ -317,30 +328,26 @@ class Work(NamedTuple):
 
 def work_of(recipe: Recipe) -> list[Work]:
     """The training runs of every system of a recipe, and of its teacher."""
-    variants, rows = getattr(recipe, "variants", {}), []
+    rows = []
     for entry in recipe.losses:
-        own = variants.get(entry, {})
-        model = own.get("model") or system_of(recipe, entry).model
-        tries = len(settings_to_try(recipe, entry, _temperatures(recipe, entry, model)))
-        rows.append(Work(entry, model, tries, tries + recipe.seeds, own.get("steps", recipe.steps),
-                         own.get("batch_size", recipe.batch_size)))  # fmt: skip
-    teacher = getattr(recipe, "teacher", None) or {}
-    if teacher and teacher.get("model") != "bm25":
-        rows.append(Work("teacher", teacher.get("model", recipe.model), 0, 1,
-                         teacher.get("steps", recipe.steps),
-                         teacher.get("batch_size", recipe.batch_size)))  # fmt: skip
+        own = system_of(recipe, entry)
+        tries = len(settings_to_try(recipe, entry, _temperatures(recipe, entry)))
+        rows.append(Work(entry, own.model, tries, tries + recipe.seeds, own.steps, own.batch_size))
+    teacher = teacher_of(recipe)
+    if teacher and teacher["model"] != "bm25":
+        rows.append(Work(TEACH, teacher["model"], 0, 1, teacher["steps"], teacher["batch_size"]))
     return rows
 
 
-def _temperatures(recipe: Recipe, entry: str, model: str) -> tuple[float, ...]:
+def _temperatures(recipe: Recipe, entry: str) -> tuple[float, ...]:
     """Those that are tried; a model that is not here is judged by its name."""
-    if recipe.task == "letor" or model == "static" or find_model(model).how == "folder":
+    own = system_of(recipe, entry)
+    if recipe.task == "letor" or own.model == "static" or find_model(own.model).how == "folder":
         return KINDS[recipe.task].temperatures(recipe, entry)
-    own = getattr(recipe, "variants", {}).get(entry, {})
-    given = tuple(own.get("temperatures", recipe.temperatures))
-    return (1.0,) if re.match("(splade|cross):", model) else given
+    named = (1.0,) if re.match("(splade|cross):", own.model) else recipe.temperatures
+    return own.temperatures or named
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #0999a988
+# %% ../../nbs/capstones/27_reproduce.ipynb #ed1165a8
 class Seconds(NamedTuple):
     """The cost of a training run, and how it is known."""
 
@@ -377,9 +384,8 @@ def _trained_at(recipe: Recipe, system: str) -> tuple[str, int] | None:
     """Model and batch of a system that was trained."""
     if system not in recipe.losses:
         return None
-    own = getattr(recipe, "variants", {}).get(system, {})
-    model = own.get("model") or system_of(recipe, system).model
-    return model, own.get("batch_size", recipe.batch_size)
+    own = system_of(recipe, system)
+    return own.model, own.batch_size
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #12377359
 def some_recipes(capstone: Capstone, profile: str, only: Sequence[str]) -> dict[str, Recipe]:
@@ -453,20 +459,7 @@ def measured_comparisons(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             found += [(name, part) for part in record["experiments"].values()]
     yield from sorted(found, key=lambda row: row[1]["provenance"]["time"], reverse=True)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #199bbae8
-def seed_values(
-    comparison: Comparison,
-    collection: str | None = None,  # One of the recipe's `also`.
-) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """System → measure → for each seed, query → value."""
-    table = {}
-    for system, units in system_units(comparison).items():
-        results = [comparison.result(unit) for unit in units]
-        found = [r["also"][collection] if collection else r["values"] for r in results]
-        table[system] = {m: [values[m] for values in found] for m in comparison.recipe.measures}
-    return table
-
-
+# %% ../../nbs/capstones/27_reproduce.ipynb #44ba2ccc
 def claim_values(
     claim: Claim,
     comparison: Comparison,
@@ -525,7 +518,7 @@ def _rounded(value: Any) -> Any:
         return [_rounded(v) for v in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #b2529568
+# %% ../../nbs/capstones/27_reproduce.ipynb #1b4211b5
 def run_experiment(
     recipe: Recipe,
     folder: Path,
@@ -535,12 +528,7 @@ def run_experiment(
     devices: Sequence[str] = (),
 ) -> tuple[Comparison, dict[str, Any]]:
     """A comparison and its record; one that is finished is not repeated."""
-    place, data = find_collection(recipe.collection, recipe.task), None
-    if recipe.task == "retrieval" and recipe.collection != "pydocs":
-        data = load_collection(place.given, progress)
-    elif place.given != recipe.collection:
-        os.environ.setdefault("RANKBENCH_DATA", str(Path(place.given).parent))
-    comparison = Comparison(recipe, folder, resume, progress, data)
+    comparison = Comparison(recipe, folder, resume, progress)
     finished = folder / "record.json"
     if resume and finished.is_file():
         return comparison, read_record(finished)
@@ -588,7 +576,7 @@ def _check_start(capstone: Capstone, profile: str, recipes, folder: Path, resume
             f"{folder} holds a reproduction; add --resume, or choose another --output."
         )
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #7c2cbadf
+# %% ../../nbs/capstones/27_reproduce.ipynb #396000e9
 def make_record(
     capstone: Capstone,
     profile: str,
@@ -612,7 +600,7 @@ def claim_row(claim: Claim, verdict: Verdict) -> dict[str, Any]:
     """A claim and its verdict in a record."""
     said = asdict(verdict)
     values = {key: said.pop(key) for key in ("system", "against")}
-    paper = paper_difference(claim, data_folder("papers"))
+    paper = paper_difference(claim)
     return {**asdict(claim), "values": values, **said, "paper": paper}
 
 
