@@ -395,13 +395,13 @@ def plan_text(capstone, profile: str, rows: Sequence[dict]) -> str:
     where = "on one GPU" if any(row["gpu"] for row in rows) else "on this CPU"
     lines = [labelled(f"{capstone.name} {profile}", capstone.title), ""]
     for row in rows:
-        sizes = " and ".join(map(str, row["batch_sizes"]))
+        sizes = ", ".join(map(str, row["batch_sizes"]))
         lines.append(labelled(row["experiment"], row["about"]))
         lines += [wrap(f"{c}: {how}", "  data") for c, how in row["collections"].items()]
         lines += [wrap(f"{m}: {how}", "  model") for m, how in row["models"].items()]
         lines.append(wrap(
             f"{row['systems']} systems, {row['settings']} settings tried, {row['seeds']} seeds: "
-            f"{row['runs']} runs, {row['steps']:,} steps, batch {sizes}, "
+            f"{row['runs']} runs, {row['steps']:,} steps of {sizes} pairs, "
             f"{row['pairs']:,} training pairs", "  runs",
         ))  # fmt: skip
         lines.append(

@@ -352,6 +352,8 @@ def test_the_newest_record_says_what_a_run_takes(tmp_path):
                 ("d", record(4.0))]  # fmt: skip
     assert estimate_run(work, False, {}, measured) == (9.0, "record c")
     assert estimate_run(work, True, {}, measured) == (3.0, "record a")
+    scaled = estimate_run(work, False, {}, measured[:2])
+    assert scaled == (12.0, "record b, scaled from batch 8")
     assert estimate_run(work, False, {}, []).seconds is None
 
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'PARTS', 'Capstone', 'digest_of',
            'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place', 'find_collection',
-           'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'some_recipes', 'plan', 'results_folder',
-           'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'run_experiment', 'reproduce',
-           'make_record', 'claim_row', 'write_record', 'read_reproduction', 'recorded_claim', 'record_path',
-           'recorded_before', 'repeats', 'keep_record', 'check_keeping', 'list_records']
+           'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes', 'plan',
+           'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'run_experiment',
+           'reproduce', 'make_record', 'claim_row', 'write_record', 'read_reproduction', 'recorded_claim',
+           'record_path', 'recorded_before', 'repeats', 'keep_record', 'check_keeping', 'list_records']
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #25a3277f
 import hashlib
@@ -347,7 +347,7 @@ def _temperatures(recipe: Recipe, entry: str) -> tuple[float, ...]:
     named = (1.0,) if re.match("(splade|cross):", own.model) else recipe.temperatures
     return own.temperatures or named
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #ed1165a8
+# %% ../../nbs/capstones/27_reproduce.ipynb #875d4ec0
 class Seconds(NamedTuple):
     """The cost of a training run, and how it is known."""
 
@@ -362,16 +362,15 @@ def estimate_run(
     measured: Sequence[tuple[str, Mapping[str, Any]]],  # Names and comparisons, newest first.
 ) -> Seconds:
     """What one training run of a system takes."""
-    for name, record in measured:
-        recipe = Recipe.from_dict(record["recipe"])
-        if record["provenance"]["device"].startswith("CPU") == gpu:
-            continue
-        for row in record["systems"]:
-            at = _trained_at(recipe, row["system"])
-            if at == (work.model, work.batch_size) and row.get("seconds") and row.get("steps"):
-                return Seconds(row["seconds"] / row["steps"] * work.steps, f"record {name}")
+    rows = [row for row in _trained(measured, gpu) if row.model == work.model]
+    for row in rows:
+        if row.batch_size == work.batch_size:
+            return Seconds(row.seconds * work.steps, f"record {row.name}")
     if not all(estimate.get(key) for key in ESTIMATE):
-        return Seconds(None, "no record with this model and batch, and no estimate in the profile")
+        if not rows:
+            return Seconds(None, "no record with this model, and no estimate in the profile")
+        source = f"record {rows[0].name}, scaled from batch {rows[0].batch_size}"
+        return Seconds(rows[0].seconds * work.batch_size / rows[0].batch_size * work.steps, source)
     tokens = estimate["tokens"] * work.batch_size * work.steps
     source = (
         f"6 x {estimate['parameters'] / 1e6:.3g} M parameters x {estimate['tokens']:g} tokens per "
@@ -380,12 +379,27 @@ def estimate_run(
     return Seconds(6 * estimate["parameters"] * tokens / (estimate["tflops"] * 1e12), source)
 
 
-def _trained_at(recipe: Recipe, system: str) -> tuple[str, int] | None:
-    """Model and batch of a system that was trained."""
-    if system not in recipe.losses:
-        return None
-    own = system_of(recipe, system)
-    return own.model, own.batch_size
+class Trained(NamedTuple):
+    """A system of a record."""
+
+    name: str  # Of the record.
+    model: str
+    batch_size: int
+    seconds: float  # Of a step.
+
+
+def _trained(measured: Sequence[tuple[str, Mapping[str, Any]]], gpu: bool) -> list[Trained]:
+    """Every system that was trained on a kind of device, newest record first."""
+    found = []
+    for name, record in measured:
+        recipe = Recipe.from_dict(record["recipe"])
+        if record["provenance"]["device"].startswith("CPU") == gpu:
+            continue
+        for row in record["systems"]:
+            if row["system"] in recipe.losses and row.get("seconds") and row.get("steps"):
+                own, step = system_of(recipe, row["system"]), row["seconds"] / row["steps"]
+                found.append(Trained(name, own.model, own.batch_size, step))
+    return found
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #12377359
 def some_recipes(capstone: Capstone, profile: str, only: Sequence[str]) -> dict[str, Recipe]:
