@@ -448,6 +448,15 @@ def test_a_record_is_written_whole(tmp_path):
     assert json.loads((tmp_path / "record.json").read_text()) == content
 
 
+def test_a_large_record_keeps_the_best_settings_only():
+    rows = [[0.01 * i, 0.05, None if i == 7 else 0.1 * i] for i in range(8)]
+    small = {"e": {"tried": {"x": rows}}}
+    assert runs.fit(small) == small
+    large = {"e": {"tried": {f"x{i}": rows for i in range(1000)}}}
+    assert {len(kept) for kept in runs.fit(large)["e"]["tried"].values()} == {3}
+    assert [row[2] for row in runs.fit(large)["e"]["tried"]["x0"]] == [0.1 * i for i in (6, 5, 4)]
+
+
 def test_a_repeated_record_is_compared_with_the_kept_one(finished, tmp_path):
     _, record = finished
     assert recorded_before(record, tmp_path) is None
