@@ -385,33 +385,41 @@ def hours_text(hours: float | None) -> str:
     return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:,.1f} h"
 
 
+def labelled(label: str, text: str) -> str:
+    """A paragraph with a label of any length."""
+    return wrap(text, label if len(label) < 14 else f"{label}  ")
+
+
 def plan_text(capstone, profile: str, rows: Sequence[dict]) -> str:
     """What a run would take, in 80 columns."""
     where = "on one GPU" if any(row["gpu"] for row in rows) else "on this CPU"
-    lines = [wrap(capstone.title, f"{capstone.name} {profile}"), ""]
+    lines = [labelled(f"{capstone.name} {profile}", capstone.title), ""]
     for row in rows:
-        sizes = " and ".join(map(str, row["batch_sizes"]))
-        lines.append(wrap(row["about"], row["experiment"]))
+        sizes = ", ".join(map(str, row["batch_sizes"]))
+        lines.append(labelled(row["experiment"], row["about"]))
         lines += [wrap(f"{c}: {how}", "  data") for c, how in row["collections"].items()]
         lines += [wrap(f"{m}: {how}", "  model") for m, how in row["models"].items()]
         lines.append(wrap(
             f"{row['systems']} systems, {row['settings']} settings tried, {row['seeds']} seeds: "
-            f"{row['runs']} runs, {row['steps']:,} steps, batch {sizes}, "
+            f"{row['runs']} runs, {row['steps']:,} steps of {sizes} pairs, "
             f"{row['pairs']:,} training pairs", "  runs",
         ))  # fmt: skip
         lines.append(
             wrap(f"{hours_text(row['hours'])} {where}: {'; '.join(row['sources'])}", "  time")
         )
         lines.append("")
-    claims = [claim for claim in capstone.judged(profile) if claim.experiment in
-              {row["experiment"] for row in rows}]  # fmt: skip
+    planned = {row["experiment"] for row in rows}
+    judged = [c.name for c in capstone.judged(profile) if c.experiment in planned]
+    others = [c.name for c in capstone.claims if c.name not in judged]
     hours = [row["hours"] for row in rows]
     total = None if None in hours else sum(hours)
     lines.append(wrap(
         f"{sum(row['runs'] for row in rows)} runs, {sum(row['pairs'] for row in rows):,} training "
-        f"pairs, {hours_text(total)} one run after another, searching not counted; "
-        f"{len(claims)} claims are judged", "total",
+        f"pairs, {hours_text(total)} one run after another, searching not counted", "total",
     ))  # fmt: skip
+    lines.append(wrap(", ".join(judged) or "none", "claims"))
+    if others:
+        lines.append(wrap(f"{', '.join(others)} (not at this size)", "not judged"))
     downloads = dict.fromkeys(name for row in rows for name in row["downloads"])
     if downloads:
         lines.append(wrap(f"{', '.join(downloads)} (a network is needed)", "to download"))
@@ -428,7 +436,7 @@ def reproduction_text(record: dict) -> str:
         lines += [f"{name}: {part['collection']['name']}", "", comparison_text(part), ""]
         lines += [wrap(note, "note") for note in part["notes"]]
     for claim in record["claims"]:
-        lines += [wrap(claim["text"], claim["name"]), wrap(claim_text(claim), "  numbers"),
+        lines += [labelled(claim["name"], claim["text"]), wrap(claim_text(claim), "  numbers"),
                   f"  verdict: {claim['verdict']}"]  # fmt: skip
     lines += ["", f"{record['capstone']}, profile {record['profile']}: {record['verdict']}."]
     return "\n".join(lines)
@@ -489,8 +497,8 @@ def records(args) -> int:
     if not rows:
         print(f"no records in {folder}")
     elif any(row["verdict"] for row in rows):
-        print("r/n/u: claims that are reproduced, not reproduced, undecided. current: is the recipe\n"
-              "still that of the capstone?")  # fmt: skip
+        print("r/n/u: claims that are reproduced, not reproduced, undecided. current: is the\n"
+              "recipe still that of the capstone?")  # fmt: skip
     return 0
 
 

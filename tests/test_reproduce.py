@@ -199,16 +199,28 @@ def test_different_queries_cannot_be_paired():
         judge(CLAIM, [{"a": 1.0}], [{"b": 1.0}])
 
 
-def test_a_paper_s_rows_are_found(tmp_path):
-    rows = "paper,setting,metric,system,value\nx,all,m,N,61.5\nx,all,m,O,60.0\nx,one,m,O,2\n"
-    (tmp_path / "t.csv").write_text(rows)
-    named = {"table": "t", "setting": "all", "system": "N", "against": "O"}
-    found = paper_difference(replace(CLAIM, paper=named), tmp_path)
-    assert found["difference"] == pytest.approx(0.015)
-    assert paper_difference(CLAIM, tmp_path) is None
-    for wrong, message in ({"system": "M"}, "0 rows"), ({"table": "u"}, "no table u.csv"):
-        with pytest.raises(ValueError, match=message):
-            paper_difference(replace(CLAIM, paper={**named, **wrong}), tmp_path)
+def test_a_paper_s_rows_are_found():
+    named = {"table": "gte_bidirectional", "setting": "Avg", "system": "CMNBRL", "against": "CMNRL"}
+    found = paper_difference(replace(CLAIM, paper=named))
+    assert found["difference"] == pytest.approx(0.5571 - 0.5484)
+    cost = paper_difference(replace(CLAIM, paper=named, measure="seconds"))
+    assert cost["difference"] == pytest.approx(0.5571 / 0.5484 - 1)
+    assert paper_difference(CLAIM) is None
+    for wrong, message in (
+        ({"system": "CMNBR"}, "did you mean CMNBRL"),
+        ({"table": "gte"}, "unknown table of papers"),
+        ({"sytem": "x"}, "did you mean system"),
+    ):
+        with pytest.raises(UnknownName, match=message):
+            paper_difference(replace(CLAIM, paper={**named, **wrong}))
+    with pytest.raises(ValueError, match="paper lacks setting, system, against"):
+        paper_difference(replace(CLAIM, paper={"table": "gte_bidirectional"}))
+
+
+def test_percents_are_shares():
+    named = {"table": "splade", "setting": "MS MARCO dev", "metric": "MRR@10",
+             "system": "splade_v2_distil", "against": "splade_v2_max"}  # fmt: skip
+    assert paper_difference(replace(CLAIM, paper=named))["difference"] == pytest.approx(0.028)
 
 
 # Files
@@ -273,6 +285,20 @@ def test_claims_need_costs_of_the_collection_that_is_trained_on(tmp_path):
         capstone_of(tmp_path, ("measure: index MiB", "measure: index MiB\n    collection: other"))
 
 
+def test_a_claim_about_what_a_profile_leaves_out_is_not_judged_there(tmp_path):
+    fewer = ("experiments: [losses]}", "experiments: [losses], losses: {losses: [infonce]}}")
+    capstone = capstone_of(tmp_path, fewer)
+    assert [c.name for c in capstone.judged("smoke")] == ["training"]
+    assert [c.name for c in capstone.judged("cpu")] == ["training", "size", "other"]
+    variants = ("losses: [infonce, ranknet],", "losses: [infonce, ranknet], variants: {ranknet: "
+                "{loss: ranknet, steps: 9}},")  # fmt: skip
+    capstone = capstone_of(tmp_path, fewer, variants)
+    assert capstone.recipes("smoke")["losses"].variants == {}
+    assert runs.work_of(capstone.recipes("cpu")["losses"])[1].steps == 9
+    with pytest.raises(ValueError, match="unknown entry of losses 'rankent'"):
+        capstone_of(tmp_path, fewer, ("{about", "{variants: {rankent: {loss: ranknet}}, about"))
+
+
 def test_the_digest_is_of_what_decides(tmp_path):
     digest = capstone_of(tmp_path).digest("smoke")
     assert digest == capstone_of(tmp_path, ("InfoNCE beats", "InfoNCE is above")).digest("smoke")
@@ -326,6 +352,8 @@ def test_the_newest_record_says_what_a_run_takes(tmp_path):
                 ("d", record(4.0))]  # fmt: skip
     assert estimate_run(work, False, {}, measured) == (9.0, "record c")
     assert estimate_run(work, True, {}, measured) == (3.0, "record a")
+    scaled = estimate_run(work, False, {}, measured[:2])
+    assert scaled == (12.0, "record b, scaled from batch 8")
     assert estimate_run(work, False, {}, []).seconds is None
 
 
@@ -418,6 +446,15 @@ def test_a_record_is_written_whole(tmp_path):
     }
     write_record(tmp_path / "record.json", content)
     assert json.loads((tmp_path / "record.json").read_text()) == content
+
+
+def test_a_large_record_keeps_the_best_settings_only():
+    rows = [[0.01 * i, 0.05, None if i == 7 else 0.1 * i] for i in range(8)]
+    small = {"e": {"tried": {"x": rows}}}
+    assert runs.fit(small) == small
+    large = {"e": {"tried": {f"x{i}": rows for i in range(1000)}}}
+    assert {len(kept) for kept in runs.fit(large)["e"]["tried"].values()} == {3}
+    assert [row[2] for row in runs.fit(large)["e"]["tried"]["x0"]] == [0.1 * i for i in (6, 5, 4)]
 
 
 def test_a_repeated_record_is_compared_with_the_kept_one(finished, tmp_path):

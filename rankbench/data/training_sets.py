@@ -596,6 +596,6 @@ def _check_labels(card: LossCard, training_set: TrainingSet) -> None:
     if card.name in UNIT and any(not 0 <= y <= 1 for x in known for y in x):
         raise ValueError(
             f"{card.name} needs labels between 0 and 1, but this {type(training_set).__name__} "
-            f"has {max(y for x in known for y in x):g}. Divide labels by the highest grade; ListSet "
-            "does so with unit=True."
+            f"has {max(y for x in known for y in x):g}. Divide labels by the highest grade; "
+            "ListSet does so with unit=True."
         )
