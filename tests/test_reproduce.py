@@ -26,9 +26,9 @@ from rankbench.capstones.claims import (
 from rankbench.capstones.reproduce import (
     Work,
     capstones,
+    collection_place,
     estimate_run,
-    find_collection,
-    find_model,
+    model_place,
     plan,
     read_capstone,
     read_reproduction,
@@ -359,12 +359,12 @@ def test_the_newest_record_says_what_a_run_takes(tmp_path):
 
 def test_places_are_looked_for_without_a_network(data, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKBENCH_DATA", str(data))
-    assert find_collection("tiny").here and find_collection("beir/tiny").here
-    assert "set RANKBENCH_DATA" in find_collection("nowhere").remedy
-    assert find_model("static").here and find_model("64-32").here
-    assert not find_model("splade:someone/somewhat").here
-    assert find_model(f"cross:{tmp_path}").here
-    assert find_model("no such/place/at all").remedy
+    assert collection_place("tiny").here and collection_place("beir/tiny").here
+    assert "set RANKBENCH_DATA" in collection_place("nowhere").remedy
+    assert model_place("static").here and model_place("64-32").here
+    assert not model_place("splade:someone/somewhat").here
+    assert model_place(f"cross:{tmp_path}").here
+    assert model_place("no such/place/at all").remedy
 
 
 # Runs

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'LARGEST', 'BEST', 'PARTS', 'Capstone',
            'digest_of', 'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place',
-           'find_collection', 'find_model', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes',
+           'collection_place', 'model_place', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes',
            'plan', 'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record',
            'run_experiment', 'reproduce', 'make_record', 'fit', 'claim_row', 'write_record', 'read_reproduction',
            'recorded_claim', 'record_path', 'recorded_before', 'repeats', 'keep_record', 'check_keeping',
            'list_records']
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #25a3277f
+# %% ../../nbs/capstones/27_reproduce.ipynb #df65895a
 import hashlib
 import json
 import os
@@ -38,6 +38,7 @@ from rankbench.capstones.claims import (
 )
 from ..core import UnknownName
 from ..data.collections import BUILT, find_folder
+from ..models.loading import WEIGHTS, model_folder
 from ..recipes import TEACH, Recipe, settings_to_try, system_of, teacher_of
 from ..records import provenance, read_record
 from rankbench.training.comparing import (
@@ -48,7 +49,7 @@ from rankbench.training.comparing import (
     seed_values,
 )
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #cf71e1ee
+# %% ../../nbs/capstones/27_reproduce.ipynb #fac28fd6
 SIZES = {
     "smoke": "a minute: does everything run?",
     "cpu": "hours on a few cores: the direction of the claim",
@@ -120,7 +121,7 @@ class Capstone:
     def _leaves_out(self, recipe: Recipe, claim: Claim) -> bool:
         """Has the experiment what a claim is about, and this size of it not?"""
         full = self.experiments[claim.experiment]
-        held = {*recipe.losses, *collections_of(recipe), *((TEACH,) if recipe.teacher else ())}
+        held = {*recipe.losses, *collections_of(recipe), *_taught(recipe)}
         known = {*full.get("losses", ()), full.get("collection"), *full.get("also", ())}
         known |= {TEACH} if full.get("teacher") else set()
         return not known.isdisjoint({claim.system, claim.against, claim.collection} - held)
@@ -138,7 +139,7 @@ def digest_of(recipes: Mapping[str, Recipe], claims: Sequence[Claim]) -> str:
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #10a8325b
+# %% ../../nbs/capstones/27_reproduce.ipynb #74794d43
 BASELINES = {
     "retrieval": ("bm25", "untrained"),
     "letor": ("bm25", "best_feature", "ridge", "chance"),
@@ -150,11 +151,15 @@ def collections_of(recipe: Recipe) -> tuple[str, ...]:
     return (recipe.collection, *recipe.also)
 
 
+def _taught(recipe: Recipe) -> tuple[str, ...]:
+    """The teacher's row, if there is one; BM25 has its own."""
+    return (TEACH,) if teacher_of(recipe).get("model") not in (None, "bm25") else ()
+
+
 def check_claim(claim: Claim, recipe: Recipe) -> None:
     """Raise an error unless the recipe holds what the claim is about."""
     where = f"of experiment {claim.experiment}, named by claim {claim.name}"
-    teacher = (TEACH,) if teacher_of(recipe).get("model") not in (None, "bm25") else ()
-    known = (*recipe.losses, *BASELINES[recipe.task], *teacher)
+    known = (*recipe.losses, *BASELINES[recipe.task], *_taught(recipe))
     for system in (claim.system, claim.against):
         if system not in known and not system.startswith("untrained @ "):
             raise UnknownName(f"system {where}", system, known)
@@ -252,7 +257,7 @@ def _check_profile(capstone: Capstone, profile: str) -> None:
             raise UnknownName(f"estimate of profile {profile}", key, ESTIMATE)
     capstone.judged(profile)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #039b3cbb
+# %% ../../nbs/capstones/27_reproduce.ipynb #a5fea337
 class Place(NamedTuple):
     """Where something would come from."""
 
@@ -262,7 +267,7 @@ class Place(NamedTuple):
     remedy: str = ""  # What to do if it can come from nowhere.
 
 
-def find_collection(
+def collection_place(
     name: str,
     task: str = "retrieval",
 ) -> Place:
@@ -290,8 +295,8 @@ def _ir_datasets(name: str) -> list[str]:
         return []
     return [key for key in (name, f"beir/{name}") if key in registry]
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #6002a5c8
-def find_model(
+# %% ../../nbs/capstones/27_reproduce.ipynb #65a4ff4e
+def model_place(
     name: str,  # As in a recipe.
 ) -> Place:
     """Where a model would come from."""
@@ -301,8 +306,11 @@ def find_model(
         return Place(name, how, True)
     if re.fullmatch(r"linear|\d+(-\d+)*", known):
         return Place(name, "made here, ranks features", True)
-    if Path(known).expanduser().is_dir():
+    if model_folder(known) is not None:
         return Place(name, "folder", True)
+    if known in WEIGHTS:
+        remedy = f"{WEIGHTS[known].install}, or a network"
+        return Place(name, "hub, downloaded on first use", False, f"model {name}: {remedy}.")
     try:
         from huggingface_hub import try_to_load_from_cache
 
@@ -315,7 +323,7 @@ def find_model(
         return Place(name, "hub, downloaded on first use", False)
     return Place(name, "not found", False, f"model {name}: no such folder, and no name on the hub.")
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #4d53426f
+# %% ../../nbs/capstones/27_reproduce.ipynb #b9cc9835
 class Work(NamedTuple):
     """The training runs of one system."""
 
@@ -335,7 +343,7 @@ def work_of(recipe: Recipe) -> list[Work]:
         tries = len(settings_to_try(recipe, entry, _temperatures(recipe, entry)))
         rows.append(Work(entry, own.model, tries, tries + recipe.seeds, own.steps, own.batch_size))
     teacher = teacher_of(recipe)
-    if teacher and teacher["model"] != "bm25":
+    if _taught(recipe):
         rows.append(Work(TEACH, teacher["model"], 0, 1, teacher["steps"], teacher["batch_size"]))
     return rows
 
@@ -343,7 +351,7 @@ def work_of(recipe: Recipe) -> list[Work]:
 def _temperatures(recipe: Recipe, entry: str) -> tuple[float, ...]:
     """Those that are tried; a model that is not here is judged by its name."""
     own = system_of(recipe, entry)
-    if recipe.task == "letor" or own.model == "static" or find_model(own.model).how == "folder":
+    if recipe.task == "letor" or own.model == "static" or model_place(own.model).how == "folder":
         return KINDS[recipe.task].temperatures(recipe, entry)
     named = (1.0,) if re.match("(splade|cross):", own.model) else recipe.temperatures
     return own.temperatures or named
@@ -402,7 +410,7 @@ def _trained(measured: Sequence[tuple[str, Mapping[str, Any]]], gpu: bool) -> li
                 found.append(Trained(name, own.model, own.batch_size, step))
     return found
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #12377359
+# %% ../../nbs/capstones/27_reproduce.ipynb #3b168f1f
 def some_recipes(capstone: Capstone, profile: str, only: Sequence[str]) -> dict[str, Recipe]:
     """The recipes of a profile, or those of some experiments."""
     recipes = capstone.recipes(profile)
@@ -424,8 +432,8 @@ def plan(
     rows = []
     for name, recipe in some_recipes(capstone, profile, only).items():
         work = work_of(recipe)
-        sources = {c: find_collection(c, recipe.task) for c in collections_of(recipe)}
-        models = {w.model: find_model(w.model) for w in work}
+        sources = {c: collection_place(c, recipe.task) for c in collections_of(recipe)}
+        models = {w.model: model_place(w.model) for w in work}
         places = [*sources.values(), *models.values()]
         rows.append({
             "experiment": name, "about": capstone.experiments[name].get("about", ""),
