@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -96,3 +97,9 @@ def folders(tmp_path_factory):
         return made[kind]
 
     return folder
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the collector need not look at it in every training run."""
+    gc.collect()
+    gc.freeze()
