@@ -10,7 +10,7 @@ __all__ = ['LIST', 'RERANKED', 'TIMED', 'open_model', 'outline', 'check_entry', 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,13 @@ import torch
 
 from ..cards import LossCard, cards
 from ..core import UnknownName
-from ..data.collections import Collection, Judgments, load_collection, with_training
+from rankbench.data.collections import (
+    Collection,
+    Document,
+    Judgments,
+    load_collection,
+    with_training,
+)
 from ..data.examples import TrainingSet
 from ..data.formats import Run, write_run
 from ..data.training_sets import ListSet, check_targets, parts_of
@@ -34,7 +40,13 @@ from ..models.saving import read_json
 from ..models.splade import SparseEncoder, SpladeEncoder
 from ..models.static_encoder import StaticEncoder, idf_weights, train_pieces
 from ..recipes import TEACH, Recipe, System, system_of, teacher_of
-from .configs import TrainConfig, make_run
+from rankbench.training.configs import (
+    ListsConfig,
+    PairsConfig,
+    RunConfig,
+    TrainConfig,
+    make_run,
+)
 from .evaluation import evaluate
 from .objective import Objective, check_fits
 from .pairs import Curve, PairData, check_trainable, fit, train
@@ -118,30 +130,50 @@ def _check_lists(card: LossCard) -> None:
             f"documents; losses that fit: {', '.join(fits)}."
         )
 
+# %% ../../nbs/training/27_systems.ipynb #21f1b309
+def _check_examples(data: dict[str, Any], loss: Any) -> None:
+    """Raise a ValueError where the settings are wrong, or the loss cannot learn from the labels."""
+    made = TrainConfig.data_section(data)
+    if made.targets:  # else a file says what its labels are
+        check_targets(loss, made.targets)
+    if isinstance(made, PairsConfig | ListsConfig | RunConfig):
+        judged = {made.split: {"q": {"d": 1}}}
+        one = Collection("one", {"d": Document("", "a text")}, {"q": "a query"}, judged)
+        made.build(one, {"q": {"d": 1.0}} if made.source else None)
 
+
+def _check_depth(data: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """Raise a ValueError for places of a ranking that the teacher does not fill."""
+    if data.get("run") == TEACH and (data.get("depth") or 0) > teacher["depth"]:
+        raise ValueError(
+            f"depth is {data['depth']}, and the teacher ranks {teacher['depth']} documents; "
+            "raise the teacher's depth, or lower this one."
+        )
+
+# %% ../../nbs/training/27_systems.ipynb #e7187ad5
 def _check(system: System) -> None:
+    """Raise a ValueError unless loss, model and examples fit."""
     loss, sketch = build_loss(system.loss), outline(system.model)
     found = parts_of(loss)
+    ranking = [card for card in found if card.signature != "activations"]
     if isinstance(sketch, Reranker) and system.data is None:
         for card in found:
             _check_lists(card)
-        return
-    ranking = [card for card in found if card.signature != "activations"]
-    if not ranking:
+    elif not ranking:
         raise ValueError(
             f"{found[0].name} ranks nothing; expected a ranking loss beside it, such as "
             f"'infonce + 0.001*{found[0].name}.documents'."
         )
-    if system.data is not None:
-        targets = TrainConfig.data_section(system.data).targets
-        if targets:  # else a file says what its labels are
-            check_targets(loss, targets)
+    elif system.data is not None:
+        _check_examples(system.data, loss)
         for card in found:
             check_fits(card, sketch)
     else:
         for card in ranking:
             check_trainable(card.fn)
-    Objective(sketch, loss)  # knows what vectors per token and the like rule out
+    if not system.masking and (system.data is not None or isinstance(sketch, Reranker)):
+        raise ValueError("masking is for pairs, and this learns from lists; leave it out.")
+    Objective(sketch, loss, grad_cache=system.mini_batch)  # knows what else is ruled out
 
 # %% ../../nbs/training/27_systems.ipynb #f88aa0e4
 def check_entry(
@@ -152,6 +184,7 @@ def check_entry(
     system = system_of(recipe, entry)
     try:
         _check(system)
+        _check_depth(system.data or {}, teacher_of(recipe))
     except UnknownName:
         raise
     except ValueError as error:
@@ -243,7 +276,9 @@ class Ground:
     @cached_property
     def first_stage(self) -> dict[str, Run]:
         """What rerankers are given on each split."""
-        most = max(2 * LIST, 1 + self.recipe.hard_negatives) + 20
+        hard = [system_of(self.recipe, entry).hard_negatives for entry in self.recipe.losses]
+        hard.append(teacher_of(self.recipe).get("hard_negatives", 0))
+        most = max(2 * LIST, 1 + max(hard)) + 20
         depths = {"train": most, "dev": RERANKED}
         return {s: self.candidates(s, depths.get(s, self.recipe.depth))
                 for s in self.data.judgments}  # fmt: skip
@@ -294,13 +329,17 @@ class RetrievalTask(Task):
     def __init__(self, recipe: Recipe, data: Collection | None = None, progress: bool = False):
         self.systems = {entry: check_entry(recipe, entry) for entry in recipe.losses}
         self.recipe, self._runs = recipe, {}
+        _check_teacher(recipe)
         self.data = with_training(data or load_collection(recipe.collection, progress))
+        self.data.split("test")  # a collection without one is an error now
         self.ground = Ground(self.data, recipe)
         self.others = {n: Ground(load_collection(n, progress), recipe) for n in recipe.also}
         models = list(dict.fromkeys(system.model for system in self.systems.values()))
         names = ["untrained"] if len(models) == 1 else [f"untrained @ {m}" for m in models]
         self.untrained = dict(zip(names, models, strict=True))
         self.untested = tuple(names)
+        for entry in {"bm25", TEACH if recipe.teacher else "bm25", *names} & set(recipe.losses):
+            raise ValueError(f"{entry!r} is a baseline; an entry needs a name of its own.")
 
     @staticmethod
     def temperatures(recipe: Recipe, loss: str) -> tuple[float, ...]:
@@ -392,6 +431,8 @@ class RetrievalTask(Task):
 
     def _taught(self, on_step) -> Path:
         """The teacher's ranking of the training queries; made if it is not there."""
+        if self.folder == Path():
+            raise ValueError("a teacher's ranking is kept; set `folder` of the task to a folder.")
         path, how = self.folder / "train.run.gz", teacher_of(self.recipe)
         if path.exists():
             return path
@@ -409,7 +450,8 @@ class RetrievalTask(Task):
         """What a system learns from, if not pairs."""
         if data.get("run") == TEACH:
             data = {**data, "run": str(self._taught(None))}
-        made = TrainConfig.data_section({**data, "seed": seed})
+        made = TrainConfig.data_section(data)
+        made = replace(made, seed=seed) if hasattr(made, "seed") else made  # rows draw nothing
         source, depth = made.source, getattr(made, "depth", 0)
         if source and (source, depth) not in self._runs:
             self._runs[source, depth] = make_run(source, self.data, made.split, depth)
@@ -463,24 +505,42 @@ def _dev(task: RetrievalTask, model: Encoder | Reranker, name: str) -> float:
     return sum(found) / len(found)
 
 # %% ../../nbs/training/27_systems.ipynb #1ca56e9b
+def _lesson(recipe: Recipe) -> Recipe:
+    """How the teacher is trained."""
+    how = teacher_of(recipe)
+    own = {k: how[k] for k in ("loss", "model", "steps", "batch_size", "hard_negatives")}
+    return Recipe((TEACH,), variants={TEACH: own}, measures=recipe.measures, evaluations=1)
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    """Raise a ValueError where the teacher cannot be trained; BM25 needs no training."""
+    how = teacher_of(recipe)
+    if how.get("model") in (None, "bm25"):
+        return
+    if how["steps"]:
+        check_entry(_lesson(recipe), TEACH)
+    else:
+        outline(how["model"])
+
+
 def _train_teacher(task: RetrievalTask, how: dict[str, Any], on_step) -> Encoder | Reranker:
     """The model that the others learn from."""
     model = task.model(how["model"], seed=0)
     if how["steps"]:
-        recipe = Recipe((TEACH,), variants={TEACH: {k: how[k] for k in (
-            "loss", "model", "steps", "batch_size", "hard_negatives")}},
-            measures=task.recipe.measures, evaluations=1)  # fmt: skip
-        inner = RetrievalTask(recipe, task.data)
+        inner = RetrievalTask(_lesson(task.recipe), task.data)
         inner.ground = task.ground
         unit = Unit("tune", TEACH, how["rate"], how["temperature"])
         learn = _train_pairs if inner._on_pairs(unit, model) else _train_examples
-        learn(inner, model, unit, on_step)
+        curve = learn(inner, model, unit, on_step)
+        if Outcome({}, curve).diverged or not _finite(model):
+            raise ValueError(f"the teacher diverged at rate {how['rate']:g}; lower its rate.")
     return model
 
 
 def _teach(ground: Ground, model: Encoder | Reranker, depth: int) -> Run:
     """The best documents of each training query, with the teacher's scores."""
     data = ground.data
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # one of 0 steps is not there yet
     if isinstance(model, Reranker):
         return rerank(model, ground.candidates("train", depth), data.documents, data.queries, depth)
     return ground.pairs(TEACH, model).rank(model, "train", depth)
