@@ -351,6 +351,34 @@ def test_terms_of_splade_are_those_of_the_collection(mixed):
     assert set(model.columns.tolist()) <= used and len(model.columns) < model.dim
 
 
+def test_a_splade_model_has_the_pooling_and_the_queries_that_its_name_asks_for(language_model):
+    from rankbench.models.inference_free import query_idf
+
+    plain, summed, table = (
+        f"splade:{language_model}{asked}" for asked in ("", "?pooling=sum", "?queries=idf")
+    )
+    recipe = replace(RECIPE, losses=(f"infonce @ {table}", f"infonce @ {summed}"), max_length=7)
+    task = systems.RetrievalTask(recipe, make_collection())
+    assert [task.model(name, 0).pooling for name in (plain, summed)] == ["max", "sum"]
+    model = task.model(table, 0)
+    texts = [d.full for d in task.data.documents.values()]
+    assert model.weights.equal(query_idf(model.documents, texts))
+    assert model.documents.columns.tolist() == task.model(plain, 0).columns.tolist()
+    assert max(map(len, model.tokenize(texts))) == 7
+    both = systems.open_model(f"{table}&pooling=sum")
+    assert both.documents.pooling == "sum" and both.weights.eq(1).all()
+
+
+def test_the_name_of_a_splade_model_asks_for_what_is_known(language_model, tmp_path):
+    with pytest.raises(ValueError, match="setting of splade:.*'poling'.* did you mean pooling"):
+        systems.open_model(f"splade:{language_model}?poling=sum")
+    with pytest.raises(ValueError, match="pooling of splade:.*'mean'; did you mean max"):
+        systems.open_model(f"splade:{language_model}?pooling=mean")
+    systems.open_model(f"splade:{language_model}?queries=idf").save(tmp_path / "table")
+    with pytest.raises(ValueError, match="holds inference_free_splade, which has its own settings"):
+        systems.open_model(f"splade:{tmp_path / 'table'}?pooling=sum")
+
+
 def test_products_are_counted_as_the_report_on_sparsity_counts_them():
     import torch
 

@@ -363,6 +363,7 @@ def test_places_are_looked_for_without_a_network(data, monkeypatch, tmp_path):
     assert "set RANKBENCH_DATA" in collection_place("nowhere").remedy
     assert model_place("static").here and model_place("64-32").here
     assert not model_place("splade:someone/somewhat").here
+    assert model_place(f"splade:{tmp_path}?pooling=sum").here
     assert model_place(f"cross:{tmp_path}").here
     assert model_place("no such/place/at all").remedy
 

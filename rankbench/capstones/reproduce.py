@@ -301,6 +301,7 @@ def model_place(
 ) -> Place:
     """Where a model would come from."""
     known = name.partition(":")[2] if re.match("(splade|cross):", name) else name
+    known = known.partition("?")[0] if name.startswith("splade:") else known
     if known in ("static", "bm25"):
         how = "made here" if known == "static" else "counts words"
         return Place(name, how, True)

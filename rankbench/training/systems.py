@@ -34,6 +34,7 @@ from ..data.training_sets import ListSet, check_targets, parts_of
 from ..losses.specs import build_loss
 from ..models.base import Encoder, Reranker
 from ..models.cross_encoder import CrossEncoder
+from ..models.inference_free import InferenceFreeSplade, query_idf
 from ..models.list_context import quiet_transformers
 from ..models.loading import find_model, load_model
 from ..models.saving import read_json
@@ -65,7 +66,7 @@ from .tasks import Outcome, Task, Unit
 
 # %% ../../nbs/training/27_systems.ipynb #25920583
 def open_model(
-    model: str,  # "splade:FOLDER", "cross:FOLDER", a folder, or the name of a model on the hub.
+    model: str,  # "splade:FOLDER?pooling=sum", "cross:FOLDER", a folder, or a name on the hub.
     seed: int = 0,  # For weights that the folder does not have.
     max_length: int | None = None,  # Tokens that are read; None: as the model is set.
 ) -> Encoder | Reranker:
@@ -75,19 +76,14 @@ def open_model(
         if kind == "cross":
             found = _open_cross(find_model(name), seed)
         elif kind == "splade":
-            found = _open_splade(find_model(name))
+            found = _open_splade(*_asked(name))
         else:
             found = load_model(model)
-    reader = getattr(found, "reader", found)
+    of_documents = found.documents if isinstance(found, InferenceFreeSplade) else found
+    reader = getattr(found, "reader", of_documents)
     if max_length is not None and hasattr(reader, "max_length"):
         reader.max_length = max_length
     return found
-
-
-def _open_splade(name: str | Path) -> Encoder:
-    known = _saved_as(name) or (Path(name) / "modules.json").is_file()
-    found = load_model(name) if known else None
-    return found if isinstance(found, SparseEncoder) else SpladeEncoder(name)
 
 
 def _open_cross(name: str | Path, seed: int) -> CrossEncoder:
@@ -105,6 +101,32 @@ def _saved_as(folder: str | Path) -> str:
     """The kind of a model that this library saved; "" for others."""
     path = Path(folder) / "rankbench.json"
     return read_json(path)["kind"] if path.is_file() else ""
+
+# %% ../../nbs/training/27_systems.ipynb #3fdbd48e
+_SPLADE = {"pooling": ("max", "sum"), "queries": ("network", "idf")}  # After `?`.
+
+
+def _asked(name: str) -> tuple[str | Path, dict[str, str]]:
+    """What is before the `?` of a _SPLADE model, and what is asked for behind it."""
+    name, _, asked = name.partition("?")
+    settings = dict(part.partition("=")[::2] for part in asked.split("&") if part)
+    for key, value in settings.items():
+        if key not in _SPLADE:
+            raise UnknownName(f"setting of splade:{name}", key, _SPLADE)
+        if value not in _SPLADE[key]:
+            raise UnknownName(f"{key} of splade:{name}", value, _SPLADE[key])
+    return find_model(name), settings
+
+
+def _open_splade(name: str | Path, settings: dict[str, str]) -> Encoder:
+    known = _saved_as(name) or (Path(name) / "modules.json").is_file()
+    found = load_model(name) if known else None
+    found = found if isinstance(found, SparseEncoder) else SpladeEncoder(name)
+    if settings and not isinstance(found, SpladeEncoder):
+        raise ValueError(f"{name} holds {found.kind}, which has its own settings; leave out ?...")
+    if "pooling" in settings:
+        found.pooling = settings["pooling"]
+    return InferenceFreeSplade(found) if settings.get("queries") == "idf" else found
 
 # %% ../../nbs/training/27_systems.ipynb #1d339854
 @cache
@@ -402,9 +424,11 @@ class RetrievalTask(Task):
         if name == "static":
             return StaticEncoder(*self._start, seed=seed)
         model = open_model(name, seed, self.recipe.max_length)
-        if name.startswith("splade:") and isinstance(model, SpladeEncoder):
-            model.set_vocabulary(self._terms(name, model))
-        return model
+        fresh = isinstance(model, InferenceFreeSplade) and "?" in name
+        documents = model.documents if fresh else model
+        if name.startswith("splade:") and isinstance(documents, SpladeEncoder):
+            documents.set_vocabulary(self._terms(name, documents))
+        return InferenceFreeSplade(documents, self._idf(name, documents)) if fresh else model
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -423,6 +447,13 @@ class RetrievalTask(Task):
         if name not in known:
             model.restrict_vocabulary(self._texts)
             known[name] = model.columns.tolist()
+        return known[name]
+
+    def _idf(self, name: str, model: SpladeEncoder) -> torch.Tensor:
+        """The weights of query terms before training."""
+        known = self.__dict__.setdefault("_weights", {})
+        if name not in known:
+            known[name] = query_idf(model, [d.full for d in self.data.documents.values()])
         return known[name]
 
     def _teacher(self) -> Encoder | Reranker:
