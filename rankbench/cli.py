@@ -187,15 +187,11 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 LOSSES = {"retrieval": "infonce,bidirectional_infonce,ranknet", "letor": "ranknet,softmax,listnet"}
 
 
-def named_losses(text: str | None, task: str) -> tuple[str, ...]:
-    """The losses of a comma-separated option; "all" stands for those that fit the task."""
-    from rankbench.training.comparing import KINDS
-    from rankbench.training.tasks import fitting_losses
+def named_losses(text: str | None, task: str, model: str | None) -> tuple[str, ...]:
+    """The losses of a comma-separated option; "all" stands for those that fit task and model."""
+    from rankbench.training.comparing import expand_losses
 
-    names = split_list(text or LOSSES[task])
-    found = [
-        n for name in names for n in (fitting_losses(KINDS[task]) if name == "all" else [name])
-    ]
+    found = expand_losses(split_list(text or LOSSES[task]), task, model or "")
     return tuple(dict.fromkeys(system_text(name) for name in found))
 
 
@@ -260,7 +256,7 @@ def compare(args) -> int:
         if args.task not in TASKS:
             raise UnknownName("task", args.task, TASKS)
         recipe = make_recipe(
-            named_losses(args.losses, args.task), args.profile, task=args.task,
+            named_losses(args.losses, args.task, args.model), args.profile, task=args.task,
             collection=args.collection, model=args.model, steps=args.steps,
             batch_size=args.batch_size, rates=numbers("--rates", args.rates), seeds=args.seeds,
             temperatures=numbers("--temperatures", args.temperatures), hard_negatives=args.hard_negatives,

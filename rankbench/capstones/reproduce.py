@@ -45,6 +45,7 @@ from rankbench.training.comparing import (
     KINDS,
     Comparison,
     OutputError,
+    expand_losses,
     run_comparison,
     seed_values,
 )
@@ -96,7 +97,8 @@ class Capstone:
             **(sizes.get(name) or {}),
         }
         settings.pop("about", None)
-        left_out = set(self.experiments[name].get("losses", ())) - set(settings["losses"])
+        settings["losses"] = _entries(settings)
+        left_out = set(_entries(self.experiments[name])) - set(settings["losses"])
         variants = settings.get("variants", {})
         settings["variants"] = {k: v for k, v in variants.items() if k not in left_out}
         try:
@@ -122,13 +124,19 @@ class Capstone:
         """Has the experiment what a claim is about, and this size of it not?"""
         full = self.experiments[claim.experiment]
         held = {*recipe.losses, *collections_of(recipe), *_taught(recipe)}
-        known = {*full.get("losses", ()), full.get("collection"), *full.get("also", ())}
+        known = {*_entries(full), full.get("collection"), *full.get("also", ())}
         known |= {TEACH} if full.get("teacher") else set()
         return not known.isdisjoint({claim.system, claim.against, claim.collection} - held)
 
     def digest(self, profile: str) -> str:
         """12 hex digits that change with whatever decides the outcome."""
         return digest_of(self.recipes(profile), self.judged(profile))
+
+
+def _entries(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The losses of an experiment by name."""
+    given = {key: settings[key] for key in ("task", "model") if key in settings}
+    return expand_losses(settings.get("losses", ()), **given)
 
 
 def digest_of(recipes: Mapping[str, Recipe], claims: Sequence[Claim]) -> str:
@@ -432,7 +440,7 @@ def plan(
     measured, gpu = list(measured_comparisons(records or results_folder())), profile in ON_GPU
     rows = []
     for name, recipe in some_recipes(capstone, profile, only).items():
-        work = work_of(recipe)
+        work, on = work_of(recipe), gpu and recipe.task != "letor"  # features need none
         sources = {c: collection_place(c, recipe.task) for c in collections_of(recipe)}
         models = {w.model: model_place(w.model) for w in work}
         places = [*sources.values(), *models.values()]
@@ -440,8 +448,8 @@ def plan(
             "experiment": name, "about": capstone.experiments[name].get("about", ""),
             "collections": {name: place.how for name, place in sources.items()},
             "models": {name: place.how for name, place in models.items()},
-            **_amounts(recipe, work), "gpu": gpu,
-            **_costs([(w.runs, estimate_run(w, gpu, estimate, measured)) for w in work]),
+            **_amounts(recipe, work), "gpu": on,
+            **_costs([(w.runs, estimate_run(w, on, estimate, measured)) for w in work]),
             "missing": [place.remedy for place in places if place.remedy],
             "downloads": [n for n, p in (sources | models).items() if not (p.here or p.remedy)],
         })  # fmt: skip

@@ -76,6 +76,7 @@ def _read(text: str) -> list[dict[str, Any]]:
     wanted = "expected an expression such as 'infonce(temperature=0.1) + 0.01*flops.documents'"
     try:
         names = re.sub(r"(?<=\w)-(?=[A-Za-z])", "_", text)  # adr-mse, but 1e-4
+        names = re.sub(r"\blambda\b", "lambda_loss", names)  # a keyword of Python
         return _parts(ast.parse(names.strip(), mode="eval").body)
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"{text!r} is no loss; {wanted}.") from error

@@ -221,7 +221,6 @@ class FeatureTask(Task):
     """A ranker of features that orders candidates."""
 
     untested = ("chance",)
-    check = staticmethod(check_list_loss)
 
     def __init__(self, recipe: Recipe, data: FeatureData | None = None, progress: bool = False):
         self.recipe = recipe
@@ -236,6 +235,10 @@ class FeatureTask(Task):
         self.data = data or load_features(recipe.collection, recipe.depth, progress)
         for loss in recipe.losses:
             try_loss(loss, self.data)
+
+    @staticmethod
+    def check(loss: str, model: str = "") -> LossCard:
+        return check_list_loss(loss)
 
     @staticmethod
     def temperatures(recipe: Recipe, loss: str) -> tuple[float, ...]:

@@ -75,8 +75,8 @@ class Task:
         raise NotImplementedError
 
     @staticmethod
-    def check(loss: str) -> LossCard:
-        """The card of a loss that fits the task; otherwise a ValueError that says why not."""
+    def check(loss: str, model: str = "") -> LossCard:
+        """The card of a loss that fits task and model; otherwise a ValueError that says why not."""
         raise NotImplementedError
 
     @staticmethod
@@ -100,12 +100,15 @@ class Task:
         raise NotImplementedError
 
 
-def fitting_losses(task: type[Task]) -> list[str]:
+def fitting_losses(
+    task: type[Task],
+    model: str = "",  # As in a recipe; some kinds take fewer losses.
+) -> list[str]:
     """Every loss that a task can train."""
     names = []
     for card in cards():
         try:
-            names.append(task.check(card.name).name)
+            names.append(task.check(card.name, model).name)
         except ValueError:
             continue
     return names
