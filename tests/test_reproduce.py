@@ -209,7 +209,7 @@ def test_every_collection_counts_the_same_in_an_average():
     assert (verdict.system, verdict.against) == pytest.approx((0.5, 0.3))
     assert verdict.difference == pytest.approx(0.2) and verdict.verdict == "reproduced"
     assert verdict.low == pytest.approx(0.2) == verdict.high
-    assert verdict.p == pytest.approx(0.25, abs=0.02)  # 3 queries differ: all one way in 2 of 8 cases
+    assert verdict.p == pytest.approx(0.25, abs=0.02)  # 3 queries differ: 2 of 8 signs
     with pytest.raises(ValueError, match="claim better: .* different queries"):
         judge(claim, of([0.9], [0.1]), of([0.5], [0.1, 0.2]))
 
@@ -338,10 +338,8 @@ AVERAGE = ("experiment: warmth", "experiment: warmth\n    collection: average")
 
 def test_an_average_is_judged_where_there_are_two_collections(tmp_path):
     names = lambda *edits: [c.name for c in capstone_of(tmp_path, AVERAGE, *edits).judged("cpu")]  # noqa: E731
-    also = lambda some: (
-        "{losses: [infonce, infonce(",
-        f"{{also: {some}, losses: [infonce, infonce(",
-    )  # noqa: E731
+    start = "{losses: [infonce, infonce("
+    also = lambda some: (start, start.replace("{", f"{{also: {some}, "))  # noqa: E731
     assert names() == names(also("[a]")) == ["training", "size"]
     assert names(also("[a, b]")) == ["training", "size", "other"]
     digests = {
