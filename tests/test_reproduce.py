@@ -26,9 +26,11 @@ from rankbench.capstones.claims import (
 from rankbench.capstones.reproduce import (
     Work,
     capstones,
+    claim_values,
     collection_place,
     estimate_run,
     model_place,
+    opponent,
     plan,
     read_capstone,
     read_reproduction,
@@ -180,6 +182,38 @@ def test_the_interval_against_loops():
     )
 
 
+def test_the_interval_of_an_average_against_loops():
+    rng = np.random.default_rng(1)
+    ours, theirs = ([rng.normal(mean, 0.2, (seeds, n)) for n in (5, 15)]
+                    for mean, seeds in ((0.5, 3), (0.3, 2)))  # fmt: skip
+    found = []
+    for _ in range(4000):
+        asked = [[rng.integers(n) for _ in range(n)] for n in (5, 15)]
+        means = []
+        for system in (ours, theirs):
+            drawn = rng.integers(len(system[0]), size=len(system[0]))  # one draw for both
+            each = [np.mean([[values[s][q] for q in which] for s in drawn])
+                    for values, which in zip(system, asked, strict=True)]  # fmt: skip
+            means.append(np.mean(each))
+        found.append(means[0] - means[1])
+    assert difference_interval(ours, theirs) == pytest.approx(
+        np.quantile(found, [0.025, 0.975]), abs=0.015
+    )
+    assert difference_interval(ours[:1], theirs[:1]) == difference_interval(ours[0], theirs[0])
+
+
+def test_every_collection_counts_the_same_in_an_average():
+    claim = replace(CLAIM, collection="average")
+    of = lambda *sets: [[{f"q{i}": x for i, x in enumerate(values)}] for values in sets]  # noqa: E731
+    verdict = judge(claim, of([0.9] * 3, [0.1] * 300), of([0.5] * 3, [0.1] * 300))
+    assert (verdict.system, verdict.against) == pytest.approx((0.5, 0.3))
+    assert verdict.difference == pytest.approx(0.2) and verdict.verdict == "reproduced"
+    assert verdict.low == pytest.approx(0.2) == verdict.high
+    assert verdict.p == pytest.approx(0.25, abs=0.02)  # 3 queries differ: 2 of 8 signs
+    with pytest.raises(ValueError, match="claim better: .* different queries"):
+        judge(claim, of([0.9], [0.1]), of([0.5], [0.1, 0.2]))
+
+
 def test_the_interval_is_the_same_every_time():
     values = np.random.default_rng(0).random((2, 3, 30))
     assert difference_interval(*values) == difference_interval(*values)
@@ -299,6 +333,47 @@ def test_a_claim_about_what_a_profile_leaves_out_is_not_judged_there(tmp_path):
         capstone_of(tmp_path, fewer, ("{about", "{variants: {rankent: {loss: ranknet}}, about"))
 
 
+AVERAGE = ("experiment: warmth", "experiment: warmth\n    collection: average")
+
+
+def test_an_average_is_judged_where_there_are_two_collections(tmp_path):
+    names = lambda *edits: [c.name for c in capstone_of(tmp_path, AVERAGE, *edits).judged("cpu")]  # noqa: E731
+    start = "{losses: [infonce, infonce("
+    also = lambda some: (start, start.replace("{", f"{{also: {some}, "))  # noqa: E731
+    assert names() == names(also("[a]")) == ["training", "size"]
+    assert names(also("[a, b]")) == ["training", "size", "other"]
+    digests = {
+        capstone_of(tmp_path, *edits, also("[a]")).digest("cpu") for edits in ([], [AVERAGE])
+    }
+    assert len(digests) == 2  # without the claim, and with it on the recipe's own collection
+    with pytest.raises(ValueError, match="costs are measured on tiny alone"):
+        capstone_of(tmp_path, AVERAGE, also("[a, b]"), ("measure: RR@10", "measure: seconds"))
+    with pytest.raises(UnknownName, match="did you mean average"):
+        capstone_of(tmp_path, ("experiment: warmth", "experiment: warmth\n    collection: averge"),
+                    also("[a, b]"))  # fmt: skip
+
+
+def test_an_average_is_over_what_is_searched_besides(tmp_path, monkeypatch):
+    table = {None: 0.9, "a": 0.1, "b": 0.2}
+    values = lambda _, name: {s: {"RR@10": [{"q": table[name]}]} for s in ("new", "old")}  # noqa: E731
+    monkeypatch.setattr(runs, "seed_values", values)
+    recipe = replace(capstone_of(tmp_path).recipes("cpu")["warmth"], also=("a", "b"))
+    comparison = object.__new__(comparing.Comparison)
+    comparison.recipe = recipe
+    claim = replace(CLAIM, measure="RR@10", collection="average")
+    ours, theirs = claim_values(claim, comparison, [])
+    assert ours == theirs == [[{"q": 0.1}], [{"q": 0.2}]]
+
+
+def test_an_opponent_is_trained_in_the_same_way():
+    recipes = read_capstone("gte").recipes("cpu")
+    found = {s: opponent(recipes["batches"], s) for s in recipes["batches"].losses}
+    assert found["all four, 2048"] == "infonce, 2048" and found["infonce, 2048"] == "infonce, 16"
+    assert opponent(recipes["negatives"], "all four, unmasked") == "infonce, unmasked"
+    assert opponent(recipes["directions"], "no q-q") == "infonce"
+    assert opponent(recipes["directions"], "bm25") == "infonce"
+
+
 def test_the_digest_is_of_what_decides(tmp_path):
     digest = capstone_of(tmp_path).digest("smoke")
     assert digest == capstone_of(tmp_path, ("InfoNCE beats", "InfoNCE is above")).digest("smoke")
@@ -313,6 +388,14 @@ def test_the_capstones_of_the_library_can_be_read_and_planned(name):
     assert "smoke" in capstone.profiles and capstone.title
     for profile in capstone.profiles:
         assert len(plan(capstone, profile)) == len(capstone.recipes(profile))
+
+
+@pytest.mark.parametrize("name", capstones())
+def test_sources_are_in_the_bibliography_and_the_page_is_there(name):
+    capstone, root = read_capstone(name), Path(__file__).resolve().parent.parent
+    keys = re.findall(r"^@\w+\{(.+),$", (root / "data" / "references.bib").read_text("utf-8"), re.M)
+    assert capstone.sources and set(capstone.sources) <= set(keys)
+    assert (root / "nbs" / f"{capstone.page}.ipynb").is_file(), capstone.page
 
 
 def test_an_unknown_capstone_is_said():
@@ -393,6 +476,15 @@ def test_a_record_holds_claims_and_experiments(finished):
     assert rows["infonce"]["curve"][-1][0] == 3 and "curve" not in rows["bm25"]
     assert [len(x) for x in record["experiments"]["losses"]["tried"].values()] == [1, 1]
     assert record["digest"] == read_capstone(folder / "small.yaml").digest("smoke")
+
+
+def test_a_record_says_how_each_system_differs_from_its_opponent(finished):
+    rows = {r["system"]: r for r in finished[1]["experiments"]["losses"]["systems"]}
+    assert "versus" not in rows["infonce"]
+    found = rows["bm25"]["versus"]
+    assert found["system"] == "infonce" and found["low"] <= found["difference"] <= found["high"]
+    difference = rows["bm25"]["nDCG@10"] - rows["infonce"]["nDCG@10"]
+    assert found["difference"] == pytest.approx(difference, abs=1e-5)
 
 
 def test_a_finished_experiment_is_not_repeated(finished, here, monkeypatch):

@@ -6,15 +6,14 @@
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'LARGEST', 'BEST', 'PARTS', 'Capstone',
            'digest_of', 'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place',
            'collection_place', 'model_place', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes',
-           'plan', 'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record',
-           'run_experiment', 'reproduce', 'make_record', 'fit', 'claim_row', 'write_record', 'read_reproduction',
-           'recorded_claim', 'record_path', 'recorded_before', 'repeats', 'keep_record', 'check_keeping',
-           'list_records']
+           'plan', 'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'opponent',
+           'add_differences', 'run_experiment', 'reproduce', 'make_record', 'fit', 'claim_row', 'write_record',
+           'read_reproduction', 'recorded_claim', 'record_path', 'recorded_before', 'repeats', 'keep_record',
+           'check_keeping', 'list_records']
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #df65895a
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,12 +23,15 @@ from typing import Any, NamedTuple
 
 import rankbench
 from rankbench.capstones.claims import (
+    AVERAGE,
     COSTS,
     Claim,
     Values,
     Verdict,
+    align,
     correct,
     deciding,
+    difference_interval,
     judge,
     paper_difference,
     read_claim,
@@ -49,6 +51,7 @@ from rankbench.training.comparing import (
     run_comparison,
     seed_values,
 )
+from ..writing import fresh_file
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #fac28fd6
 SIZES = {
@@ -122,6 +125,8 @@ class Capstone:
 
     def _leaves_out(self, recipe: Recipe, claim: Claim) -> bool:
         """Has the experiment what a claim is about, and this size of it not?"""
+        if claim.is_average and len(recipe.also) < 2:  # one is no average
+            return True
         full = self.experiments[claim.experiment]
         held = {*recipe.losses, *collections_of(recipe), *_taught(recipe)}
         known = {*_entries(full), full.get("collection"), *full.get("also", ())}
@@ -173,8 +178,9 @@ def check_claim(claim: Claim, recipe: Recipe) -> None:
             raise UnknownName(f"system {where}", system, known)
     if claim.measure not in (*recipe.measures, *COSTS):
         raise UnknownName(f"measure {where}", claim.measure, (*recipe.measures, *COSTS))
-    if claim.collection not in collections_of(recipe):
-        raise UnknownName(f"collection {where}", claim.collection, collections_of(recipe))
+    searched = (*collections_of(recipe), *([AVERAGE] if len(recipe.also) > 1 else []))
+    if claim.collection not in searched:
+        raise UnknownName(f"collection {where}", claim.collection, searched)
     if claim.is_cost and claim.collection != recipe.collection:
         raise ValueError(f"claim {claim.name}: costs are measured on {recipe.collection} alone.")
     paper_difference(claim)  # a wrong name is an error now
@@ -496,7 +502,7 @@ def claim_values(
     claim: Claim,
     comparison: Comparison,
     systems: Sequence[Mapping[str, Any]],  # Rows of its record.
-) -> tuple[Values | float, Values | float]:
+) -> tuple[Values | Sequence[Values] | float, Values | Sequence[Values] | float]:
     """What a claim compares."""
     if claim.is_cost:
         rows = {row["system"]: row | row.get("costs", {}) for row in systems}
@@ -506,11 +512,14 @@ def claim_values(
                 raise ValueError(f"claim {claim.name}: {system!r} has no {claim.measure!r}.")
         return float(found[0]), float(found[1])
     other = claim.collection if claim.collection != comparison.recipe.collection else None
-    values = seed_values(comparison, other)
+    names = comparison.recipe.also if claim.is_average else [other]
+    each = [seed_values(comparison, name) for name in names]
     for system in (claim.system, claim.against):
-        if system not in values:
-            raise UnknownName(f"system of claim {claim.name}", system, values)
-    return values[claim.system][claim.measure], values[claim.against][claim.measure]
+        if system not in each[0]:
+            raise UnknownName(f"system of claim {claim.name}", system, each[0])
+    ours, theirs = ([values[system][claim.measure] for values in each]
+                    for system in (claim.system, claim.against))  # fmt: skip
+    return (ours, theirs) if claim.is_average else (ours[0], theirs[0])
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #57b0e959
 def mean_curve(units: Sequence[Mapping[str, Any]]) -> list[list[float | int]]:
@@ -550,6 +559,39 @@ def _rounded(value: Any) -> Any:
         return [_rounded(v) for v in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
+# %% ../../nbs/capstones/27_reproduce.ipynb #f2910ec3
+def opponent(
+    recipe: Recipe,
+    system: str,
+) -> str:
+    """The first loss that is trained in the same way as a system, else the first of all."""
+    if system not in recipe.losses:
+        return recipe.losses[0]
+    trained = lambda entry: system_of(recipe, entry)._replace(  # noqa: E731
+        loss=None, rates=(), temperatures=None, mini_batch=None
+    )
+    same = next(entry for entry in recipe.losses if trained(entry) == trained(system))
+    return recipe.losses[0] if same == system else same
+
+
+def add_differences(
+    systems: Sequence[dict[str, Any]],  # Rows of a record, which get `versus`.
+    comparison: Comparison,
+) -> None:
+    """Add the difference from each system's opponent, on every collection."""
+    recipe = comparison.recipe
+    for collection in (None, *recipe.also):
+        values, main = seed_values(comparison, collection), recipe.measures[0]
+        for row in systems:
+            other = opponent(recipe, row["system"])
+            if row["system"] == other:
+                continue
+            pair = align(values[row["system"]][main], values[other][main])
+            low, high = difference_interval(*pair)
+            found = {"difference": float(pair[0].mean() - pair[1].mean()), "low": low, "high": high}
+            where = row["also"][collection] if collection else row
+            where["versus"] = {"system": other, **_rounded(found)}
+
 # %% ../../nbs/capstones/27_reproduce.ipynb #1b4211b5
 def run_experiment(
     recipe: Recipe,
@@ -585,6 +627,7 @@ def reproduce(
         say(f"experiment {name} ({number} of {len(recipes)})")
         comparison, full = run_experiment(recipe, folder / name, resume, progress, jobs, devices)
         experiments[name] = short_record(full)
+        add_differences(experiments[name]["systems"], comparison)
         for claim in capstone.judged(profile):
             if claim.experiment == name:
                 values = claim_values(claim, comparison, full["systems"])
@@ -659,9 +702,8 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     flat = lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]"  # noqa: E731
     text = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", flat, text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text + "\n", "utf-8")
-    os.replace(beside, path)
+    with fresh_file(path) as new:
+        new.write_text(text + "\n", "utf-8")
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #38526fff
 PARTS = ("capstone", "profile", "digest", "claims", "verdict", "experiments", "provenance")
