@@ -111,7 +111,6 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
         data, judged = self.data, self.data.collection.split("train")
-        own = judged if self.masking else {q: {d: 1} for q, d in pairs}
         lists = [[d, *data.negatives.get(q, ())] for q, d in pairs]
         columns = [d for row in lists for d in row]
         sizes = torch.tensor([len(row) for row in lists])
@@ -119,7 +118,12 @@ class PairCollator:
             "queries": self.pad([data.queries[q] for q, _ in pairs]),
             "documents": self.pad([data.training_documents[d] for d in columns]),
             "where": torch.arange(1 + data.hard_negatives) < sizes[:, None],
-            "grades": torch.tensor([[own[q].get(d, 0) for d in columns] for q, _ in pairs]),
+            "grades": torch.tensor(
+                [
+                    [judged[q].get(c, 0) if self.masking else int(c == d) for c in columns]
+                    for q, d in pairs
+                ]
+            ),
         }
 
 # %% ../../nbs/training/12_pairs.ipynb #886fe1bd
