@@ -202,7 +202,7 @@ def left_over(record: Mapping[str, Any]) -> str:
         for system, _, note in (text.partition(": ") for text in part["notes"]):
             notes.setdefault(f"{name}, {note}", []).append(system)
     return "\n".join([
-        f"Profile {record['profile']}: {len(left)} of {len(record['claims'])} claims.", "",
+        f"Profile {record['profile']}, {len(left)} of {len(record['claims'])} claims:", "",
         *(f"- **{c['verdict']}** ({c['name']}): {c['text']}" for c in left),
         *(f"- note on {note}: {len(found)} of its systems" for note, found in notes.items()),
     ])  # fmt: skip
@@ -318,7 +318,7 @@ def plot_versus(
         ax.scatter(at, range(0, -len(rows), -1), s=18, c=colors, zorder=3)
         ax.set_yticks(range(0, -len(rows), -1), shown[i] or [""] * len(rows))
         ax.locator_params(axis="x", nbins=4)
-        ax.set_title(collection or part["recipe"]["collection"])
+        ax.set_title(collection or part["recipe"]["collection"], fontsize=9, loc="left")
         ax.set(xlabel=f"difference of {part['recipe']['measures'][0]}", ylim=(0.6 - most, 0.6))
         ax.axvline(0, color="black", lw=0.7)
         ax.grid(visible=False)
