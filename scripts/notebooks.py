@@ -56,6 +56,7 @@ def run_one(path: Path, save: bool) -> None:
             or "eval: false" in cell.source
         ):
             continue
+        cell.outputs = []  # what shows nothing now keeps nothing of before
         shell.cell(cell)
         if shell.exc:
             raise SystemExit(f"{path}: cell {cell.idx_}\n\n{cell.source}\n\n{shell.exc!r}")
