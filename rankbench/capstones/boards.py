@@ -252,11 +252,11 @@ def plot_trials(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     ax.legend(fontsize=8)
     return SlimPicture(fig)
 
-# %% ../../nbs/capstones/28_boards.ipynb #746f2c7b
+# %% ../../nbs/capstones/28_boards.ipynb #19d3847a
 def plot_prices(
     parts: Mapping[str, Mapping[str, Any]],
 ) -> Picture:
-    """Value against seconds of a training run; those that none beats are named."""
+    """Value against seconds of a run; a line joins losses that none beats, three are named."""
     fig, axes = figure(len(parts), width=3.2 * len(parts), height=2.8)
     for ax, (title, part) in zip(axes, parts.items(), strict=True):
         found = board(part).dropna(subset="seconds")
@@ -265,8 +265,7 @@ def plot_prices(
         strokes(ax, seconds - 1e-3, seconds + 1e-3, found["value"], color=PALETTE["grey"], lw=4,
                 capstyle="round")  # fmt: skip
         ax.plot(seconds[front], found["value"].iloc[front], "o-", color=PALETTE["blue"], ms=4)
-        marked = dict.fromkeys([*front, int(seconds.argmax())])
-        for i in marked:
+        for i in dict.fromkeys([front[0], front[-1], int(seconds.argmax())]):
             left = seconds[i] > (seconds.min() + seconds.max()) / 2
             ax.annotate(found.index[i], (seconds[i], found["value"].iloc[i]), fontsize=7,
                         xytext=(-3 if left else 3, -9), textcoords="offset points",
@@ -274,7 +273,8 @@ def plot_prices(
         ticks = [t for t in np.log10([0.1, 0.3, 1, 3, 10, 30, 100, 300])
                  if seconds.min() - 0.5 < t < seconds.max() + 0.5]  # fmt: skip
         ax.set_xticks(ticks, [f"{10**t:g}" for t in ticks])
-        ax.set(xlabel="seconds of a run", title=title)
+        ax.set(xlabel="seconds of a run")
+        ax.set_title(title, fontsize=9)
     axes[0].set(ylabel="on test")
     return SlimPicture(fig)
 
