@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import pytest
 import torch
@@ -255,3 +256,13 @@ def test_an_interrupted_save_leaves_the_previous_encoder(encoder, tmp_path, monk
         encoder.save(tmp_path / "saved")
     assert torch.equal(load_model(tmp_path / "saved").encode(TEXTS), before)
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_the_trainer_of_transformers_takes_an_encoder_as_it_is(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    encoder = StaticEncoder.from_texts(["one two three", "two three four"] * 4, size=40, dim=4)
+    before = encoder.config
+    trainer = Trainer(encoder, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    assert trainer.model is encoder and encoder.config == before == encoder.config.to_dict()
+    assert json.loads(encoder.config.to_json_string()) == before
