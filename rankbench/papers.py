@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['STATUSES', 'PaperRow', 'paper_tables', 'read_paper', 'parse_paper', 'paper_value']
 
-# %% ../nbs/capstones/22_paper_tables.ipynb #fa6932e8
+# %% ../nbs/capstones/22_paper_tables.ipynb #e469bbc2
 import csv
 import math
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .cards import data_folder
 from .core import UnknownName
 
 # %% ../nbs/capstones/22_paper_tables.ipynb #4ec8ceb3
@@ -34,17 +35,10 @@ class PaperRow(NamedTuple):
     source: str  # Where the number was seen.
     status: str  # A key of STATUSES.
 
-# %% ../nbs/capstones/22_paper_tables.ipynb #8033bd34
-def _folder() -> Path:
-    """The tables, of an installed wheel or of a checkout."""
-    here = Path(__file__).parent
-    folders = (here / "_data" / "papers", here.parent / "data" / "papers")
-    return next(folder for folder in folders if folder.is_dir())
-
-
+# %% ../nbs/capstones/22_paper_tables.ipynb #49f1311e
 def paper_tables() -> list[str]:
     """Names of all tables."""
-    return sorted(path.stem for path in _folder().glob("*.csv"))
+    return sorted(path.stem for path in data_folder("papers").glob("*.csv"))
 
 
 @cache
@@ -54,7 +48,7 @@ def read_paper(
     """The rows of a table, checked."""
     if table not in paper_tables():
         raise UnknownName("table of papers", table, paper_tables())
-    return parse_paper(_folder() / f"{table}.csv")
+    return parse_paper(data_folder("papers") / f"{table}.csv")
 
 # %% ../nbs/capstones/22_paper_tables.ipynb #b2270224
 def parse_paper(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'LATER', 'SEARCHES', 'TEACH', 'TEACHER', 'PROBES', 'PROFILES', 'RATES', 'TRIALS', 'LETOR', 'Recipe', 'System',
-           'system_of', 'teacher_of', 'settings_to_try', 'make_recipe', 'kind_of']
+           'system_of', 'teacher_of', 'teacher_is_system', 'settings_to_try', 'make_recipe', 'kind_of']
 
 # %% ../nbs/capstones/10_recipes.ipynb #56b6f9e7
 import dataclasses
@@ -141,7 +141,7 @@ def _frozen(value: Any) -> Any:
         return {k: _frozen(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
-# %% ../nbs/capstones/10_recipes.ipynb #c75612ff
+# %% ../nbs/capstones/10_recipes.ipynb #cf467731
 TEACH = "teacher"  # As the run of `data`, and in the table.
 TEACHER = {  # Setting → value if nothing is said.
     "model": None, "loss": "infonce", "steps": 300, "batch_size": 32, "rate": 1e-4,
@@ -183,6 +183,11 @@ def system_of(recipe: Recipe, entry: str) -> System:
 def teacher_of(recipe: Recipe) -> dict[str, Any]:
     """All settings of the teacher; empty if there is none."""
     return {**TEACHER, **recipe.teacher} if recipe.teacher else {}
+
+
+def teacher_is_system(recipe: Recipe) -> bool:
+    """Has the teacher a row of its own? BM25 is a baseline anyway."""
+    return teacher_of(recipe).get("model") not in (None, "bm25")
 
 # %% ../nbs/capstones/10_recipes.ipynb #52d6380f
 def settings_to_try(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'provenance', 'peak_memory', 'PeakMemory', 'read_record']
 
-# %% ../nbs/capstones/20_records.ipynb #425ad919
+# %% ../nbs/capstones/20_records.ipynb #b2d605ac
 import json
 import platform
 import subprocess
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from .recipes import Recipe
-from .writing import write_json  # noqa: F401  (results are written as records are)
 
 # %% ../nbs/capstones/20_records.ipynb #06db2591
 PACKAGES = (

@@ -12,12 +12,12 @@ from rankbench.capstones.boards import (
     plot_board,
     plot_prices,
     short_board,
-    table_text,
     word_agreement,
     word_board,
     word_groups,
     word_price,
 )
+from rankbench.capstones.pages import in_markdown
 from rankbench.capstones.reproduce import read_capstone
 from rankbench.core import UnknownName
 from rankbench.losses.specs import build_loss
@@ -94,7 +94,7 @@ def test_fewer_trials_agree_less_or_as_much():
 
 def test_tables_are_markdown():
     frame = pd.DataFrame({"a": ["x"]}, pd.Index(["y"], name="b"))
-    assert table_text(frame) == "| b | a |\n| --- | --- |\n| y | x |"
+    assert in_markdown(frame) == "| b | a |\n| --- | --- |\n| y | x |"
     assert list(short_board(PART, 2, 1).index) == ["near", "up", "first", "chance"]
 
 

@@ -9,6 +9,7 @@ from rankbench.losses import ranknet_loss
 from rankbench.plots import (
     PALETTE,
     Picture,
+    SmallPicture,
     figure,
     label_colors,
     plot_gradient_bars,
@@ -52,6 +53,18 @@ def test_the_same_picture_has_the_same_bytes(name):
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_small(name):
     assert len(PICTURES[name]()._repr_svg_().encode()) < 60_000
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_small_picture_shows_the_same(name):
+    whole = PICTURES[name]()
+    small = SmallPicture(whole.figure)
+    assert len(small._repr_svg_()) < 0.85 * len(whole._repr_svg_())
+    assert words(small) == words(whole)
+    for mark in ("<path", "<use", "<text"):
+        assert small._repr_svg_().count(mark) == whole._repr_svg_().count(mark)
+    referred = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", small._repr_svg_()))
+    assert referred <= set(re.findall(r' id="([^"]*)"', small._repr_svg_()))
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -11,7 +11,7 @@ from rankbench.core import UnknownName
 from rankbench.data.collections import Collection
 from rankbench.data.formats import read_run
 from rankbench.models.cross_encoder import CrossEncoder
-from rankbench.recipes import Recipe
+from rankbench.recipes import Recipe, teacher_of
 from rankbench.training import comparing, systems
 from rankbench.training.comparing import Comparison, OutputError, run_comparison, seed_values
 from rankbench.training.evaluation import evaluate
@@ -113,7 +113,7 @@ def test_a_reranker_orders_what_bm25_finds_for_its_students(transformer_folder, 
     assert any(sorted(kept[q], key=kept[q].get) != sorted(first[q], key=first[q].get) for q in kept)
     model = task._teacher()
     assert isinstance(model, CrossEncoder) and model.reader.max_length == 24
-    again = systems._teach(task.ground, model, 12)
+    again = systems._teach(task.ground, model, teacher_of(task.recipe))
     assert all(again[q] == pytest.approx(kept[q]) for q in kept)
     assert task.carry_out(Unit("baseline", "teacher")).costs["products per pair"] > 0
 
@@ -122,7 +122,7 @@ def test_a_teacher_of_no_steps_is_what_it_is(transformer_folder, tmp_path):
     teacher = {"model": str(transformer_folder), "steps": 0, "depth": 12}
     task = make(replace(KL, teacher=teacher), tmp_path / "run").task
     kept, model = read_run(task._taught(None)), task.model(str(transformer_folder), 0)
-    run = systems._teach(task.ground, model, 12)
+    run = systems._teach(task.ground, model, teacher_of(task.recipe))
     assert all(run[q] == pytest.approx(kept[q]) for q in kept)
 
 

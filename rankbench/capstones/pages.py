@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'find_record', 'told', 'duration', 'stated_claims', 'claims_table', 'systems_table', 'in_markdown',
-           'costs_table', 'side_of', 'differences_in_words', 'verdicts_in_words', 'left_over', 'SmallPicture',
-           'shorten', 'plot_over', 'plot_probes', 'plot_learning', 'plot_versus']
+           'costs_table', 'side_of', 'differences_in_words', 'verdicts_in_words', 'left_over', 'plot_over',
+           'plot_probes', 'plot_learning', 'plot_versus']
 
-# %% ../../nbs/capstones/29_pages.ipynb #f211227f
-import re
+# %% ../../nbs/capstones/29_pages.ipynb #04592c5d
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,31 @@ import pandas as pd
 
 from rankbench.capstones.reproduce import (
     ON_GPU,
+    Capstone,
     read_capstone,
     read_reproduction,
     record_path,
     results_folder,
 )
-from ..plots import CYCLE, PALETTE, Picture, figure
+from ..plots import CYCLE, PALETTE, SmallPicture, figure
 
-# %% ../../nbs/capstones/29_pages.ipynb #d5b3a8e0
+# %% ../../nbs/capstones/29_pages.ipynb #c15b1829
 def find_record(
     capstone: str,
     profile: str,
     folder: Path | None = None,  # None: the repository's data/results.
 ) -> dict[str, Any] | None:
     """The record of a profile's current recipes, or the newest of earlier ones."""
+    return _record_of(read_capstone(capstone), profile, folder)
+
+
+def _record_of(found: Capstone, profile: str, folder: Path | None) -> dict[str, Any] | None:
     folder = folder or results_folder()
-    path = record_path(capstone, profile, read_capstone(capstone).digest(profile), folder)
+    path = record_path(found.name, profile, found.digest(profile), folder)
     if path.is_file():
         return read_reproduction(path)
-    found = [read_reproduction(p) for p in (folder / capstone).glob(f"{profile}-*.json")]
-    return max(found, key=lambda r: r["provenance"]["time"], default=None)
+    earlier = [read_reproduction(p) for p in (folder / found.name).glob(f"{profile}-*.json")]
+    return max(earlier, key=lambda r: r["provenance"]["time"], default=None)
 
 
 def told(
@@ -46,15 +49,14 @@ def told(
     folder: Path | None = None,  # None: the repository's data/results.
 ) -> str:
     """Where the numbers of a profile come from, in a sentence."""
-    record, command = (
-        find_record(capstone, profile, folder),
-        f"rankbench reproduce {capstone} --profile {profile}",
-    )
+    found = read_capstone(capstone)
+    record = _record_of(found, profile, folder)
+    command = f"rankbench reproduce {capstone} --profile {profile}"
     if record is None:
         where = ", on a machine with a GPU," if profile in ON_GPU else ""
         return f"{profile}: there is no record yet. `{command}`{where} makes one."
     origin = record["provenance"]
-    old = record["digest"] != read_capstone(capstone).digest(profile)
+    old = record["digest"] != found.digest(profile)
     return (
         f"{profile}: {record['verdict']}. {origin['time'][:10]}, {origin['device']}, "
         f"commit {(origin['commit'] or 'unknown')[:7]}, {duration(record['seconds'])} of training "
@@ -69,7 +71,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
-# %% ../../nbs/capstones/29_pages.ipynb #a82edfeb
+# %% ../../nbs/capstones/29_pages.ipynb #e56061ae
 def stated_claims(capstone: str) -> pd.DataFrame:
     """The claims as they are in the file, before any run."""
     rows = [
@@ -124,11 +126,8 @@ def systems_table(
 
 def in_markdown(table: pd.DataFrame) -> str:
     """A table for a page; as HTML it takes three times as much."""
-    head = [table.index.name or "", *map(str, table.columns)]
-    rows = [
-        [str(name), *map(str, row)] for name, row in zip(table.index, table.values, strict=True)
-    ]
-    rows = [head, ["---"] * len(head), *rows]
+    rows = [[table.index.name or "", *map(str, table.columns)], ["---"] * (1 + table.shape[1])]
+    rows += [list(map(str, row)) for row in table.itertuples()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
@@ -206,28 +205,6 @@ def left_over(record: Mapping[str, Any]) -> str:
         *(f"- **{c['verdict']}** ({c['name']}): {c['text']}" for c in left),
         *(f"- note on {note}: {len(found)} of its systems" for note, found in notes.items()),
     ])  # fmt: skip
-
-# %% ../../nbs/capstones/29_pages.ipynb #7c1d0a15
-@dataclass(frozen=True)
-class SmallPicture(Picture):
-    """A picture with a shorter SVG that looks the same."""
-
-    def _repr_svg_(self) -> str:
-        return shorten(super()._repr_svg_())
-
-
-def shorten(svg: str) -> str:
-    """An SVG of matplotlib without what repeats."""
-    font = re.search(r"font-family: ([^;]*);", svg)
-    if font:
-        svg = re.sub(r" font-family: [^;]*;", "", svg)
-        svg = svg.replace("<svg ", f'<svg font-family="{font[1]}" ', 1)
-    svg = svg.replace("; stroke-linecap: square", "").replace("  ", " ")
-    svg = re.sub(r'(<use [^>]*?) style="stroke: #000000; stroke-width: 0.\d"', r"\1", svg)
-    svg, before = re.sub(r'<g id="[^"]*">', "<g>", svg), ""
-    while svg != before:
-        before, svg = svg, re.sub(r"<g>((?:(?!</?g\b).)*)</g>", r"\1", svg)
-    return svg
 
 # %% ../../nbs/capstones/29_pages.ipynb #5d6c7e63
 def plot_over(

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 'LARGEST', 'BEST', 'PARTS', 'Capstone',
-           'digest_of', 'collections_of', 'check_claim', 'data_folder', 'capstones', 'read_capstone', 'Place',
-           'collection_place', 'model_place', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes',
-           'plan', 'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'opponent',
+           'digest_of', 'collections_of', 'check_claim', 'capstones', 'read_capstone', 'Place', 'collection_place',
+           'model_place', 'Work', 'work_of', 'Seconds', 'estimate_run', 'Trained', 'some_recipes', 'plan',
+           'results_folder', 'measured_comparisons', 'claim_values', 'mean_curve', 'short_record', 'opponent',
            'add_differences', 'run_experiment', 'reproduce', 'make_record', 'fit', 'claim_row', 'write_record',
            'read_reproduction', 'recorded_claim', 'record_path', 'recorded_before', 'repeats', 'keep_record',
            'check_keeping', 'list_records']
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #df65895a
+# %% ../../nbs/capstones/27_reproduce.ipynb #c24a16f1
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -38,10 +38,18 @@ from rankbench.capstones.claims import (
     verdict_of_run,
     word_for,
 )
+from ..cards import data_folder
 from ..core import UnknownName
-from ..data.collections import BUILT, find_folder
+from ..data.collections import BUILT, find_folder, ir_datasets_id
 from ..models.loading import WEIGHTS, model_folder
-from ..recipes import TEACH, Recipe, settings_to_try, system_of, teacher_of
+from rankbench.recipes import (
+    TEACH,
+    Recipe,
+    settings_to_try,
+    system_of,
+    teacher_is_system,
+    teacher_of,
+)
 from ..records import provenance, read_record
 from rankbench.training.comparing import (
     KINDS,
@@ -53,7 +61,7 @@ from rankbench.training.comparing import (
 )
 from ..writing import fresh_file
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #fac28fd6
+# %% ../../nbs/capstones/27_reproduce.ipynb #b1760901
 SIZES = {
     "smoke": "a minute: does everything run?",
     "cpu": "hours on a few cores: the direction of the claim",
@@ -77,6 +85,7 @@ class Capstone:
     claims: tuple[Claim, ...] = ()
     sources: tuple[str, ...] = ()  # Keys of the bibliography.
     page: str = ""
+    _made: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def profile(self, name: str) -> Mapping[str, Any]:
         if name not in self.profiles:
@@ -85,6 +94,11 @@ class Capstone:
 
     def recipes(self, profile: str) -> dict[str, Recipe]:
         """Experiment → what is run."""
+        if profile not in self._made:  # `all` losses are found out once
+            self._made[profile] = self._recipes(profile)
+        return dict(self._made[profile])
+
+    def _recipes(self, profile: str) -> dict[str, Recipe]:
         sizes = self.profile(profile)
         names = sizes.get("experiments") or list(self.experiments)
         for name in names:
@@ -101,7 +115,7 @@ class Capstone:
         }
         settings.pop("about", None)
         settings["losses"] = _entries(settings)
-        left_out = set(_entries(self.experiments[name])) - set(settings["losses"])
+        left_out = set(self._entries(name)) - set(settings["losses"])
         variants = settings.get("variants", {})
         settings["variants"] = {k: v for k, v in variants.items() if k not in left_out}
         try:
@@ -110,6 +124,13 @@ class Capstone:
             raise ValueError(
                 f"{self.name}, experiment {name}, profile {profile}: {error}"
             ) from error
+
+    def _entries(self, experiment: str) -> tuple[str, ...]:
+        """The losses of an experiment, whatever a profile makes of them."""
+        key = (experiment, "losses")
+        if key not in self._made:
+            self._made[key] = _entries(self.experiments[experiment])
+        return self._made[key]
 
     def judged(self, profile: str) -> list[Claim]:
         """The claims that a profile decides, with measure and collection spelled out."""
@@ -129,7 +150,7 @@ class Capstone:
             return True
         full = self.experiments[claim.experiment]
         held = {*recipe.losses, *collections_of(recipe), *_taught(recipe)}
-        known = {*_entries(full), full.get("collection"), *full.get("also", ())}
+        known = {*self._entries(claim.experiment), full.get("collection"), *full.get("also", ())}
         known |= {TEACH} if full.get("teacher") else set()
         return not known.isdisjoint({claim.system, claim.against, claim.collection} - held)
 
@@ -152,7 +173,7 @@ def digest_of(recipes: Mapping[str, Recipe], claims: Sequence[Claim]) -> str:
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #74794d43
+# %% ../../nbs/capstones/27_reproduce.ipynb #65a3798a
 BASELINES = {
     "retrieval": ("bm25", "untrained"),
     "letor": ("bm25", "best_feature", "ridge", "chance"),
@@ -165,8 +186,8 @@ def collections_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _taught(recipe: Recipe) -> tuple[str, ...]:
-    """The teacher's row, if there is one; BM25 has its own."""
-    return (TEACH,) if teacher_of(recipe).get("model") not in (None, "bm25") else ()
+    """The teacher's row, if there is one."""
+    return (TEACH,) if teacher_is_system(recipe) else ()
 
 
 def check_claim(claim: Claim, recipe: Recipe) -> None:
@@ -185,19 +206,7 @@ def check_claim(claim: Claim, recipe: Recipe) -> None:
         raise ValueError(f"claim {claim.name}: costs are measured on {recipe.collection} alone.")
     paper_difference(claim)  # a wrong name is an error now
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #4fe37e08
-def _package() -> Path:
-    """The folder of the package."""
-    return Path(rankbench.__file__).resolve().parent
-
-
-def data_folder(name: str) -> Path:
-    """A folder of data/: of the repository, or of the installed package."""
-    here = _package()
-    places = (here / "_data" / name, here.parent / "data" / name)
-    return next((place for place in places if place.is_dir()), places[-1])
-
-
+# %% ../../nbs/capstones/27_reproduce.ipynb #a5eb17e2
 def capstones() -> list[str]:
     """The names of all capstones."""
     return sorted(path.stem for path in data_folder("capstones").glob("*.yaml"))
@@ -271,7 +280,7 @@ def _check_profile(capstone: Capstone, profile: str) -> None:
             raise UnknownName(f"estimate of profile {profile}", key, ESTIMATE)
     capstone.judged(profile)
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #a5fea337
+# %% ../../nbs/capstones/27_reproduce.ipynb #fc6478dd
 class Place(NamedTuple):
     """Where something would come from."""
 
@@ -293,21 +302,12 @@ def collection_place(
         return Place(name, f"{kind}, downloaded on first use", False)
     if (folder := find_folder(name)) is not None:
         return Place(str(folder), f"folder {folder}", True)
-    ids = _ir_datasets(name) if task == "retrieval" else []
-    if ids:
-        return Place(ids[0], f"ir_datasets ({ids[0]}), downloaded on first use", False)
+    key = ir_datasets_id(name) if task == "retrieval" else None
+    if key is not None:
+        return Place(key, f"ir_datasets ({key}), downloaded on first use", False)
     said = f"give --data-dir DIR (or set RANKBENCH_DATA) with a folder {name} in it"
     remedy = f"{said}, or an id that ir_datasets knows (pip install 'rankbench[hub]')"
     return Place(name, "not found", False, f"collection {name}: {remedy}.")
-
-
-def _ir_datasets(name: str) -> list[str]:
-    """The ids of ir_datasets that a name may stand for; none without the library."""
-    try:
-        from ir_datasets import registry
-    except ImportError:
-        return []
-    return [key for key in (name, f"beir/{name}") if key in registry]
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #65a4ff4e
 def model_place(
@@ -480,10 +480,10 @@ def _costs(costs: Sequence[tuple[int, Seconds]]) -> dict[str, Any]:
     sources = sorted({cost.source for _, cost in costs})
     return {"hours": seconds / 3600 if known else None, "sources": sources}
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #c246a659
+# %% ../../nbs/capstones/27_reproduce.ipynb #1a16a816
 def results_folder() -> Path:
     """Where the records of the repository are."""
-    return _package().parent / "data" / "results"
+    return Path(rankbench.__file__).resolve().parent.parent / "data" / "results"
 
 
 def measured_comparisons(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

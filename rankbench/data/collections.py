@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUILT', 'Document', 'content_hash', 'Collection', 'read_texts', 'usable', 'read_beir', 'write_beir', 'positive_pairs',
-           'with_training', 'Texts', 'training_documents', 'find_folder', 'called', 'load_collection',
+           'with_training', 'Texts', 'training_documents', 'find_folder', 'called', 'load_collection', 'ir_datasets_id',
            'UnknownCollection']
 
 # %% ../../nbs/data/10_collections.ipynb #8db7cf3d
@@ -357,23 +357,32 @@ def load_collection(
         return from_datasets(place, name=label, in_memory=in_memory, progress=progress)
     return read_beir(place, called(name, place), in_memory=in_memory, progress=progress)
 
-# %% ../../nbs/data/10_collections.ipynb #8ae87377
+# %% ../../nbs/data/10_collections.ipynb #3de48264
+def ir_datasets_id(name: str | Path) -> str | None:
+    """The id of ir_datasets that a name stands for; None if it has none, or is not there."""
+    from rankbench.data.hub import extra
+
+    if not _is_id(str(name)) or importlib.util.find_spec("ir_datasets") is None:
+        return None
+    registry = extra("ir_datasets").registry
+    return next((key for key in (str(name), f"beir/{name}") if key in registry), None)
+
+
 def _from_ir_datasets(name: str | Path, in_memory: bool | str, progress: bool) -> Collection:
     """What ir_datasets has under an id; else an UnknownCollection that says all ways."""
-    from rankbench.data.hub import extra, from_ir_datasets
+    from rankbench.data.hub import from_ir_datasets
 
-    said, cause = "", None
-    if _is_id(str(name)) and importlib.util.find_spec("ir_datasets") is None:
-        said = ", and ir_datasets is not installed (pip install 'rankbench[hub]')"
+    said, cause, key = "", None, ir_datasets_id(name)
+    if key is not None:
+        try:
+            return from_ir_datasets(key, name=str(name), in_memory=in_memory, progress=progress)
+        except UnknownCollection as error:
+            cause, why = error, type(error.__cause__).__name__
+            said = f", and ir_datasets could not download {key} ({why})"
     elif _is_id(str(name)):
-        registry, said = extra("ir_datasets").registry, ", and ir_datasets has no such id"
-        for key in (i for i in (str(name), f"beir/{name}") if i in registry):
-            try:
-                return from_ir_datasets(key, name=str(name), in_memory=in_memory, progress=progress)
-            except UnknownCollection as error:
-                cause, why = error, type(error.__cause__).__name__
-                said = f", and ir_datasets could not download {key} ({why})"
-                break
+        lacks = importlib.util.find_spec("ir_datasets") is None
+        said = (", and ir_datasets is not installed (pip install 'rankbench[hub]')" if lacks
+                else ", and ir_datasets has no such id")  # fmt: skip
     raise UnknownCollection(
         f"no collection {str(name)!r}: no folder {' or '.join(map(str, _places(name)))}{said}. "
         "Give 'pydocs' or 'pydocs-large', the path of a BEIR folder (for features also of a LETOR "

@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'ALL', 'COSTS', 'expand_losses', 'tune_units', 'OutputError'
            'seed_values', 'query_values', 'edge_notes', 'unit_notes', 'named_losses', 'short_name', 'plot_systems',
            'plot_tuning', 'plot_curves', 'plot_differences', 'pareto_front', 'plot_pareto', 'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #63eec024
+# %% ../../nbs/training/30_comparing.ipynb #60aaa661
 import csv
 import json
 import math
@@ -28,7 +28,7 @@ from ..data.collections import Collection
 from ..data.features import FeatureData
 from ..data.formats import write_run
 from ..recipes import Recipe, settings_to_try, system_of
-from ..records import PeakMemory, peak_memory, provenance, write_json
+from ..records import PeakMemory, peak_memory, provenance
 from rankbench.training.evaluation import (
     bootstrap_interval,
     evaluate,
@@ -39,6 +39,7 @@ from rankbench.training.evaluation import (
 from .list_training import FeatureTask
 from .systems import RetrievalTask
 from .tasks import Task, Unit, fitting_losses
+from ..writing import write_json
 
 # %% ../../nbs/training/30_comparing.ipynb #f2984ed3
 KINDS: dict[str, type[Task]] = {"retrieval": RetrievalTask, "letor": FeatureTask}

@@ -7,7 +7,7 @@ __all__ = ['DATA', 'BATCHES', 'TRAINER', 'MORE', 'about', 'section', 'make_run',
            'RunConfig', 'RowsConfig', 'EvaluateConfig', 'TrainConfig', 'build_losses', 'trainer_settings',
            'build_model', 'read_config', 'print_config', 'run_training', 'make_batches', 'make_trainer', 'find_config']
 
-# %% ../../nbs/training/14_configs.ipynb #9362caf3
+# %% ../../nbs/training/14_configs.ipynb #d8882f87
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..cards import data_folder
 from ..core import UnknownName
 from ..data import batches
 from ..data.collections import Collection, load_collection, with_training
@@ -29,10 +30,11 @@ from ..models.base import Encoder, Reranker
 from ..models.inference_free import query_idf
 from ..models.loading import load_model
 from ..models.saving import KINDS, model_class
-from ..records import provenance, write_json
+from ..records import provenance
 from .evaluation import bm25_run
 from .retrieval import rerank, retrieve
 from .trainer import DevSet, RankArguments, RankTrainer
+from ..writing import write_json
 
 # %% ../../nbs/training/14_configs.ipynb #0aefa1cc
 def about(default: Any, text: str) -> Any:
@@ -662,16 +664,14 @@ def _finish(
     write_json(folder / "result.json", result)
     return result
 
-# %% ../../nbs/training/14_configs.ipynb #9f830666
+# %% ../../nbs/training/14_configs.ipynb #48ae4c62
 def find_config(
     name: str | Path,  # A YAML file, or the name of a recipe that comes with the library.
 ) -> Path:
     """The file of a configuration."""
     if Path(name).is_file():
         return Path(name)
-    here = Path(__file__).resolve().parent.parent
-    places = [here / "_data" / "recipes", here.parent / "data" / "recipes"]
-    known = {p.stem: p for place in places for p in sorted(place.glob("*.yaml"))}
+    known = {p.stem: p for p in sorted(data_folder("recipes").glob("*.yaml"))}
     if str(name) not in known:
         raise ValueError(f"no file {str(name)!r}; give a YAML file, or {' or '.join(known)}.")
     return known[str(name)]

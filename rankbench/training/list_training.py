@@ -6,7 +6,7 @@
 __all__ = ['PENALTIES', 'check_list_loss', 'labels_for', 'scale_settings', 'loss_of_lists', 'parse_sizes', 'make_ranker',
            'train_ranker', 'dev_value', 'FeatureTask', 'try_loss']
 
-# %% ../../nbs/training/26_list_training.ipynb #ada4b848
+# %% ../../nbs/training/26_list_training.ipynb #3ee432b2
 import inspect
 import math
 import re
@@ -26,7 +26,7 @@ from ..losses.combining import Scheduled, WeightedSum, keywords_of, takes_step
 from ..models.feature_ranker import AttentionRanker, FeatureRanker, fit_ridge
 from ..recipes import Recipe
 from .evaluation import evaluate
-from .tasks import Outcome, Task, Unit
+from .tasks import Outcome, Task, Unit, looks
 from .trainer import Curve
 
 # %% ../../nbs/training/26_list_training.ipynb #c87e772e
@@ -213,7 +213,7 @@ def _mean_on_dev(scores: Tensor, data: FeatureData, measure: str) -> float:
     values = evaluate(run_of(dev, scores), dev.judgments, [measure])[measure]
     return sum(values.values()) / len(values)
 
-# %% ../../nbs/training/26_list_training.ipynb #20de72f5
+# %% ../../nbs/training/26_list_training.ipynb #96f58471
 PENALTIES = (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 
 
@@ -268,7 +268,7 @@ class FeatureTask(Task):
         curve = train_ranker(
             ranker, self.data, unit.system, steps=recipe.steps, batch_size=recipe.batch_size,
             rate=unit.rate, temperature=unit.temperature, warmup=recipe.warmup, seed=unit.seed,
-            evaluations=1 if unit.role == "tune" else recipe.evaluations,
+            evaluations=looks(unit, recipe),
             measure=recipe.measures[0], on_step=on_step,
         )  # fmt: skip
         return ranker, curve

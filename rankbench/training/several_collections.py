@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare_on', 'suite_rows', 'weighted']
 
-# %% ../../nbs/training/32_several_collections.ipynb #71d80914
+# %% ../../nbs/training/32_several_collections.ipynb #cc92608b
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,10 @@ import numpy as np
 from ..data.collections import Collection
 from ..data.features import FeatureData
 from ..recipes import Recipe
-from ..records import provenance, write_json
+from ..records import provenance
 from .comparing import Comparison, query_values, run_comparison
 from .evaluation import holm, paired_test
+from ..writing import write_json
 
 # %% ../../nbs/training/32_several_collections.ipynb #f7199d55
 def compare_on(

@@ -6,7 +6,7 @@
 __all__ = ['NEEDY', 'LIST', 'RERANKED', 'TIMED', 'open_model', 'outline', 'check_entry', 'EncoderPairs', 'products_per_pair',
            'search_costs', 'Ground', 'answers', 'RetrievalTask']
 
-# %% ../../nbs/training/27_systems.ipynb #bd5aab2d
+# %% ../../nbs/training/27_systems.ipynb #56e86c47
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ from ..models.loading import find_model, load_model
 from ..models.saving import read_json
 from ..models.splade import SparseEncoder, SpladeEncoder
 from ..models.static_encoder import StaticEncoder, idf_weights, train_pieces
-from ..recipes import TEACH, Recipe, System, system_of, teacher_of
+from ..recipes import TEACH, Recipe, System, system_of, teacher_is_system, teacher_of
 from rankbench.training.configs import (
     ListsConfig,
     PairsConfig,
@@ -62,7 +62,7 @@ from rankbench.training.retrieval import (
     search,
     search_run,
 )
-from .tasks import Outcome, Task, Unit
+from .tasks import Outcome, Task, Unit, looks
 
 # %% ../../nbs/training/27_systems.ipynb #25920583
 def open_model(
@@ -350,7 +350,7 @@ def _reranked(ground: Ground, model: Reranker, split: str) -> Run:
     data = ground.data
     return rerank(model, ground.first_stage[split], data.documents, data.queries, RERANKED)
 
-# %% ../../nbs/training/27_systems.ipynb #1572af5c
+# %% ../../nbs/training/27_systems.ipynb #5e603c9c
 class RetrievalTask(Task):
     """Models of texts that answer queries with documents."""
 
@@ -388,9 +388,7 @@ class RetrievalTask(Task):
     def baselines(self) -> list[Unit]:
         seeds = {n: self.recipe.seeds if m == "static" else 1 for n, m in self.untrained.items()}
         models = [Unit("baseline", n, seed=s + 1) for n, most in seeds.items() for s in range(most)]
-        named = (
-            ["bm25"] if teacher_of(self.recipe).get("model") in (None, "bm25") else ["bm25", TEACH]
-        )
+        named = ["bm25", TEACH] if teacher_is_system(self.recipe) else ["bm25"]
         return [*(Unit("baseline", n) for n in named), *models]
 
     def judgments(self, split: str, collection: str | None = None) -> Judgments:
@@ -407,7 +405,7 @@ class RetrievalTask(Task):
         if trained:
             name = self.systems[unit.system].model
         if unit.system == TEACH and not trained:
-            model, name = self._teacher(), TEACH
+            model, name = self._teacher(), teacher_of(self.recipe)["model"]
         elif name:
             model = self.model(name, unit.seed)
         if trained:
@@ -486,7 +484,7 @@ class RetrievalTask(Task):
         else:
             model = _train_teacher(self, how, on_step)
             model.save(self.folder / "model")
-            run = _teach(self.ground, model, how["depth"])
+            run = _teach(self.ground, model, how)
         write_run(run, path, TEACH, notes=[])
         return path
 
@@ -501,7 +499,7 @@ class RetrievalTask(Task):
             self._runs[source, depth] = make_run(source, self.data, made.split, depth)
         return made.build(self.data, self._runs.get((source, depth)))
 
-# %% ../../nbs/training/27_systems.ipynb #65c439c3
+# %% ../../nbs/training/27_systems.ipynb #8c66cbf4
 def _train_pairs(task: RetrievalTask, model: Encoder, unit: Unit, on_step) -> Curve:
     """Training on pairs."""
     recipe, system = task.recipe, task.systems[unit.system]
@@ -510,7 +508,7 @@ def _train_pairs(task: RetrievalTask, model: Encoder, unit: Unit, on_step) -> Cu
     return train(
         model, pairs, build_loss(system.loss), steps=system.steps, batch_size=system.batch_size,
         rate=unit.rate, temperature=unit.temperature, warmup=system.warmup, seed=unit.seed,
-        evaluations=1 if unit.role == "tune" else recipe.evaluations,
+        evaluations=looks(unit, recipe),
         measure=recipe.measures[0], mini_batch=system.mini_batch, masking=system.masking,
         probe=probe if unit.role == "final" else dict, on_step=on_step,
     )  # fmt: skip
@@ -531,7 +529,7 @@ def _train_examples(task: RetrievalTask, model: Encoder | Reranker, unit: Unit, 
     return fit(
         objective, examples, partial(_dev, task, model, system.model), steps=system.steps,
         batch_size=max(1, min(size, len(examples))), rate=unit.rate, warmup=system.warmup,
-        seed=unit.seed, evaluations=1 if unit.role == "tune" else recipe.evaluations,
+        seed=unit.seed, evaluations=looks(unit, recipe),
         on_step=on_step,
     )  # fmt: skip
 
@@ -548,7 +546,7 @@ def _dev(task: RetrievalTask, model: Encoder | Reranker, name: str) -> float:
     found = evaluate(run, judged, [measure])[measure].values()
     return sum(found) / len(found)
 
-# %% ../../nbs/training/27_systems.ipynb #1ca56e9b
+# %% ../../nbs/training/27_systems.ipynb #677589e5
 def _lesson(recipe: Recipe) -> Recipe:
     """How the teacher is trained."""
     how = teacher_of(recipe)
@@ -558,9 +556,9 @@ def _lesson(recipe: Recipe) -> Recipe:
 
 def _check_teacher(recipe: Recipe) -> None:
     """Raise a ValueError where the teacher cannot be trained; BM25 needs no training."""
-    how = teacher_of(recipe)
-    if how.get("model") in (None, "bm25"):
+    if not teacher_is_system(recipe):
         return
+    how = teacher_of(recipe)
     if how["steps"]:
         check_entry(_lesson(recipe), TEACH)
     else:
@@ -573,7 +571,7 @@ def _train_teacher(task: RetrievalTask, how: dict[str, Any], on_step) -> Encoder
     if how["steps"]:
         inner = RetrievalTask(_lesson(task.recipe), task.data)
         inner.ground = task.ground
-        unit = Unit("tune", TEACH, how["rate"], how["temperature"])
+        unit = Unit("teacher", TEACH, how["rate"], how["temperature"])
         learn = _train_pairs if inner._on_pairs(unit, model) else _train_examples
         curve = learn(inner, model, unit, on_step)
         if Outcome({}, curve).diverged or not _finite(model):
@@ -581,10 +579,10 @@ def _train_teacher(task: RetrievalTask, how: dict[str, Any], on_step) -> Encoder
     return model
 
 
-def _teach(ground: Ground, model: Encoder | Reranker, depth: int) -> Run:
+def _teach(ground: Ground, model: Encoder | Reranker, how: dict[str, Any]) -> Run:
     """The best documents of each training query, with the teacher's scores."""
-    data = ground.data
+    data, depth = ground.data, how["depth"]
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # one of 0 steps is not there yet
     if isinstance(model, Reranker):
         return rerank(model, ground.candidates("train", depth), data.documents, data.queries, depth)
-    return ground.pairs(TEACH, model).rank(model, "train", depth)
+    return ground.pairs(how["model"], model).rank(model, "train", depth)
