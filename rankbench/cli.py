@@ -1001,9 +1001,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--rates", metavar="R,...", help="learning rates to try on dev")
     sub.add_argument("--temperatures", metavar="T,...", help="temperatures to try on dev; "
                      "letor: multiples of the loss's own")  # fmt: skip
-    sub.add_argument("--search", help="grid, or random: draws between the smallest and the largest "
-                     "rate and temperature (default: grid)")  # fmt: skip
-    sub.add_argument("--trials", type=int, metavar="N", help="draws per system of a random search")
+    sub.add_argument("--search", help="grid; random: draws between the smallest and the largest rate "
+                     "and temperature; quasirandom: spread evenly (default: grid)")  # fmt: skip
+    sub.add_argument("--trials", type=int, metavar="N", help="settings per system of such a search")
     sub.add_argument("--jobs", type=int, default=1, metavar="N",
                      help="runs at once, each in a process (default: %(default)s)")  # fmt: skip
     sub.add_argument("--devices", metavar="0,1,...", help="GPUs that the processes share")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from .core import UnknownName
 
-# %% ../nbs/capstones/10_recipes.ipynb #065979a6
+# %% ../nbs/capstones/10_recipes.ipynb #539c2f7a
 TASKS = {
     "retrieval": "an encoder of texts, trained on pairs, searches all documents",
     "letor": "a ranker of features, trained on lists, orders candidates",
@@ -29,9 +29,10 @@ LATER = {  # Field that came after the first records → value before that.
 SEARCHES = {
     "grid": "every rate with every temperature",
     "random": "`trials` draws between the smallest and the largest of each",
+    "quasirandom": "`trials` points, spread evenly between the smallest and the largest of each",
 }
 
-# %% ../nbs/capstones/10_recipes.ipynb #70115d7c
+# %% ../nbs/capstones/10_recipes.ipynb #0cc5879c
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the outcome of a comparison of losses."""
@@ -53,7 +54,7 @@ class Recipe:
     tolerance: float | None = None  # By how much the claim may be missed.
     task: str = "retrieval"  # A key of TASKS: what is trained.
     search: str = "grid"  # A key of SEARCHES: how settings are tried on dev.
-    trials: int = 0  # Settings drawn for each system by a random search.
+    trials: int = 0  # Settings tried for each system by a search that is no grid.
     model_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)  # Where others fit.
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # Entry → what differs.
     teacher: dict[str, Any] = field(default_factory=dict)  # Whose ranking is learned from.
@@ -66,9 +67,9 @@ class Recipe:
             raise UnknownName("task", self.task, TASKS)
         if self.search not in SEARCHES:
             raise UnknownName("search", self.search, SEARCHES)
-        if (self.search == "random") != (self.trials > 0):
+        if (self.search == "grid") == (self.trials > 0):
             raise ValueError(
-                f"search is {self.search!r} and trials is {self.trials}; a random search needs "
+                f"search is {self.search!r} and trials is {self.trials}; a search at random needs "
                 "trials above 0, a grid none."
             )
         for name in ("losses", "rates", "temperatures", "measures"):
@@ -189,7 +190,7 @@ def teacher_is_system(recipe: Recipe) -> bool:
     """Has the teacher a row of its own? BM25 is a baseline anyway."""
     return teacher_of(recipe).get("model") not in (None, "bm25")
 
-# %% ../nbs/capstones/10_recipes.ipynb #52d6380f
+# %% ../nbs/capstones/10_recipes.ipynb #9bb0be99
 def settings_to_try(
     recipe: Recipe,
     entry: str,  # One of `recipe.losses`.
@@ -199,11 +200,23 @@ def settings_to_try(
     rates = system_of(recipe, entry).rates
     if recipe.search == "grid":
         return [(rate, temperature) for rate in rates for temperature in temperatures]
-    draws = []
-    for trial in range(recipe.trials):
-        dice = random.Random(trial)
-        draws.append((_between(rates, dice.random()), _between(temperatures, dice.random())))
-    return draws
+    shares = _spread if recipe.search == "quasirandom" else _drawn
+    return [(_between(rates, x), _between(temperatures, y)) for x, y in shares(recipe.trials)]
+
+
+def _drawn(trials: int) -> list[tuple[float, float]]:
+    """Pairs of shares at random."""
+    dice = [random.Random(trial) for trial in range(trials)]
+    return [(each.random(), each.random()) for each in dice]
+
+
+def _spread(trials: int) -> list[tuple[float, float]]:
+    """Pairs of shares that fill the square evenly."""
+    from scipy.stats.qmc import Sobol
+
+    cells = (trials - 1).bit_length()  # 2**cells intervals
+    points = Sobol(2, scramble=False).random_base2(cells)[:trials] + 0.5 / 2**cells
+    return [(float(x), float(y)) for x, y in points]
 
 
 def _between(values: tuple[float, ...], share: float) -> float:
@@ -211,7 +224,7 @@ def _between(values: tuple[float, ...], share: float) -> float:
     low, high = math.log(min(values)), math.log(max(values))
     return float(f"{math.exp(low + share * (high - low)):.3g}") if high > low else values[0]
 
-# %% ../nbs/capstones/10_recipes.ipynb #bbfa2734
+# %% ../nbs/capstones/10_recipes.ipynb #73a9110d
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 64, "seeds": 2, "evaluations": 2},
     "cpu": {"steps": 300, "batch_size": 256, "seeds": 3, "temperatures": (0.02, 0.05, 0.1, 0.2)},
@@ -257,7 +270,7 @@ def make_recipe(
             model: RATES[kind_of(model)][profile]
             for model in named if model and kind_of(model) != kind
         }  # fmt: skip
-    if given.get("search") == "random":
+    if given.get("search", "grid") != "grid":
         given.setdefault("trials", TRIALS[profile])
     return Recipe.from_dict(
         {"losses": losses, "rates": RATES[kind][profile], **PROFILES[profile], **more, **given}

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import make_collection
 
 from rankbench.core import UnknownName
-from rankbench.recipes import PROFILES, Recipe, make_recipe
+from rankbench.recipes import PROFILES, Recipe, make_recipe, settings_to_try
 from rankbench.records import read_record
 from rankbench.training import comparing, systems
 from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
@@ -221,13 +222,25 @@ def test_several_processes_measure_what_one_does(finished, tmp_path):
         assert b["nDCG@10"] == pytest.approx(a["nDCG@10"], abs=0.02)
 
 
-def test_a_random_search_spends_its_budget(tmp_path):
-    recipe = replace(RECIPE, search="random", trials=3, temperatures=(0.02, 0.2), seeds=1)
+@pytest.mark.parametrize("search", ["random", "quasirandom"])
+def test_a_search_spends_its_budget(search, tmp_path):
+    recipe = replace(RECIPE, search=search, trials=3, temperatures=(0.02, 0.2), seeds=1)
     comparison = Comparison(recipe, tmp_path / "run", collection=make_collection())
     record = run_comparison(comparison)
     tuned = [u["unit"] for u in record["units"] if u["unit"]["role"] == "tune"]
     assert [u["system"] for u in tuned].count("infonce") == 3 == len({u["rate"] for u in tuned})
-    assert "random" in (tmp_path / "run" / "report.html").read_text()
+    assert search in (tmp_path / "run" / "report.html").read_text()
+
+
+@given(st.integers(1, 64))
+def test_quasirandom_settings_leave_no_large_gap(trials):
+    recipe = replace(RECIPE, search="quasirandom", trials=trials, rates=(1.0, math.e))
+    points = settings_to_try(recipe, "infonce", (1.0, math.e))
+    for shares in zip(*points, strict=True):
+        ends = [0.0, *sorted(map(math.log, shares)), 1.0]
+        assert max(b - a for a, b in zip(ends, ends[1:], strict=False)) < 3.1 / (trials + 1)
+        cells = [int(share * trials) for share in map(math.log, shares)]
+        assert trials & (trials - 1) or sorted(cells) == list(range(trials))
 
 
 @pytest.mark.parametrize(

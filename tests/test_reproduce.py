@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -492,6 +493,18 @@ def test_a_finished_experiment_is_not_repeated(finished, here, monkeypatch):
     monkeypatch.setattr(runs, "run_comparison", lambda *_: pytest.fail("ran again"))
     again = reproduce(read_capstone(folder / "small.yaml"), "smoke", folder / "run", resume=True)
     assert again["experiments"] == record["experiments"] and again["claims"] == record["claims"]
+
+
+def test_a_run_whose_file_is_gone_is_repeated(finished, tmp_path, here):
+    folder, record = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    gone = next((tmp_path / "run" / "losses" / "units").glob("final-*.json"))
+    gone.unlink()
+    again = reproduce(read_capstone(folder / "small.yaml"), "smoke", tmp_path / "run", resume=True)
+    assert gone.is_file()
+    claims = {c["name"]: c["difference"] for c in record["claims"]}
+    found = {c["name"]: c["difference"] for c in again["claims"]}
+    assert found == pytest.approx(claims, abs=1e-6)
 
 
 def test_a_used_folder_needs_resume(finished, here):

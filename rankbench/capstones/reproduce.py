@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'OF_FILE', 'ON_GPU', 'OF_PROFILE', 'ESTIMATE', 'BASELINES', 
            'read_reproduction', 'recorded_claim', 'record_path', 'recorded_before', 'repeats', 'keep_record',
            'check_keeping', 'list_records']
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #c24a16f1
+# %% ../../nbs/capstones/27_reproduce.ipynb #afd023bc
 import hashlib
 import json
 import re
@@ -59,6 +59,7 @@ from rankbench.training.comparing import (
     run_comparison,
     seed_values,
 )
+from ..training.tasks import Unit
 from ..writing import fresh_file
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #b1760901
@@ -592,7 +593,7 @@ def add_differences(
             where = row["also"][collection] if collection else row
             where["versus"] = {"system": other, **_rounded(found)}
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #1b4211b5
+# %% ../../nbs/capstones/27_reproduce.ipynb #4e178fcc
 def run_experiment(
     recipe: Recipe,
     folder: Path,
@@ -603,9 +604,11 @@ def run_experiment(
 ) -> tuple[Comparison, dict[str, Any]]:
     """A comparison and its record; one that is finished is not repeated."""
     comparison = Comparison(recipe, folder, resume, progress)
-    finished = folder / "record.json"
-    if resume and finished.is_file():
-        return comparison, read_record(finished)
+    path = folder / "record.json"
+    if resume and path.is_file():
+        record = read_record(path)
+        if all(comparison.finished(Unit(**row["unit"])) for row in record["units"]):
+            return comparison, record
     return comparison, run_comparison(comparison, jobs, devices)
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #4b3e0c09
