@@ -374,11 +374,9 @@ def reproduce(args) -> int:
 
 def hours_text(hours: float | None) -> str:
     """A time in the unit that fits."""
-    if hours is None:
-        return "unknown"
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
-    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:,.1f} h"
+    from rankbench.records import duration
+
+    return "unknown" if hours is None else duration(3600 * hours)
 
 
 def labelled(label: str, text: str) -> str:
