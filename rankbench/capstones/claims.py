@@ -228,7 +228,7 @@ def paper_difference(
         "difference": ratio if claim.is_cost else difference,
     }  # fmt: skip
 
-# %% ../../nbs/capstones/25_claims.ipynb #f8608b33
+# %% ../../nbs/capstones/25_claims.ipynb #c7430685
 MARKS = {"reproduced": "green", "not reproduced": "vermillion", "undecided": "grey"}
 ARROWS = {"higher": "↑", "lower": "↓", "same": "="}
 
@@ -255,6 +255,7 @@ def plot_claims(
         ax.axvline(0, color="black", lw=0.7)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
+        ax.locator_params(axis="x", nbins=5)
     return Picture(fig)
 
 

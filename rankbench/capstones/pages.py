@@ -25,7 +25,7 @@ from rankbench.capstones.reproduce import (
 from ..plots import CYCLE, PALETTE, SmallPicture, figure
 from ..records import duration
 
-# %% ../../nbs/capstones/29_pages.ipynb #9cb1e4f8
+# %% ../../nbs/capstones/29_pages.ipynb #5343c15d
 def find_record(
     capstone: str,
     profile: str,
@@ -58,8 +58,10 @@ def told(
         return f"{profile}: there is no record yet. `{command}`{where} makes one."
     origin = record["provenance"]
     old = record["digest"] != found.digest(profile)
+    seen = sum(claim["verdict"] == "reproduced" for claim in record["claims"])
     return (
-        f"{profile}: {record['verdict']}. {origin['time'][:10]}, {origin['device']}, "
+        f"{profile}: {seen} of {len(record['claims'])} claims were reproduced. "
+        f"{origin['time'][:10]}, {origin['device']}, "
         f"commit {(origin['commit'] or 'unknown')[:7]}, {duration(record['seconds'])} of training "
         f"and search. `{command}` repeats it."
         + (" The recipes were changed after this record." if old else "")
@@ -205,7 +207,7 @@ def differences_in_words(
                   for side, names in groups.items()]  # fmt: skip
     return "\n".join(lines)
 
-# %% ../../nbs/capstones/29_pages.ipynb #7c19ded6
+# %% ../../nbs/capstones/29_pages.ipynb #71e9e335
 def verdicts_in_words(
     record: Mapping[str, Any],
     *names: str,  # Of claims.
@@ -219,7 +221,7 @@ def verdicts_in_words(
             lines.append(f"- {claim['text']} *{claim['verdict'].capitalize()}*: {values[0]} "
                          f"against {values[1]} {claim['measure']}, {_change(claim)}; "
                          f"expected {claim['expects']}, tolerance {claim['tolerance']:g}."
-                         )  # fmt: skip
+                         + _tuned(record, claim))  # fmt: skip
     return "\n".join(lines) or "This record judges none of these claims."
 
 
@@ -227,6 +229,17 @@ def _change(claim: Mapping[str, Any]) -> str:
     """A difference with its interval, if it has one."""
     edges = f" ({claim['low']:+.3f} to {claim['high']:+.3f})" if claim["low"] is not None else ""
     return _difference(claim) + edges
+
+
+def _tuned(record: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    """The settings of two systems, where tuning chose different ones."""
+    rows = rows_of(record, claim["experiment"])
+    chosen = [(rows[claim[side]]["rate"], rows[claim[side]]["temperature"])
+              for side in ("system", "against")]  # fmt: skip
+    if None in (chosen[0][0], chosen[1][0]) or chosen[0] == chosen[1]:
+        return ""
+    one, other = (f"rate {rate:g}, temperature {temperature:g}" for rate, temperature in chosen)
+    return f" Tuned to {one}; {claim['against']} to {other}."
 
 
 def left_over(*records: Mapping[str, Any] | None) -> str:  # None: a profile without a record.
@@ -241,7 +254,8 @@ def _left_over(record: Mapping[str, Any]) -> str:
         for system, _, note in (text.partition(": ") for text in part["notes"]):
             notes.setdefault(f"{name}, {note}", []).append(system)
     return "\n".join([
-        f"Profile {record['profile']}, {len(left)} of {len(record['claims'])} claims:", "",
+        f"Profile {record['profile']}, {len(left)} of {len(record['claims'])} claims were not "
+        "reproduced or could not be decided.", "",
         *(f"- **{c['verdict']}** ({c['name']}): {c['text']} {_change(c)}." for c in left),
         *(f"- note on {note}: {len(found)} of its systems" for note, found in notes.items()),
     ])  # fmt: skip
