@@ -394,9 +394,9 @@ def plan_text(capstone, profile: str, rows: Sequence[dict]) -> str:
         lines += [wrap(f"{c}: {how}", "  data") for c, how in row["collections"].items()]
         lines += [wrap(f"{m}: {how}", "  model") for m, how in row["models"].items()]
         lines.append(wrap(
-            f"{row['systems']} systems, {row['settings']} settings tried, {row['seeds']} seeds: "
-            f"{row['runs']} runs, {row['steps']:,} steps of {sizes} pairs, "
-            f"{row['pairs']:,} training pairs", "  runs",
+            f"{row['systems']} systems, {row['settings'] or 'no'} settings tried, "
+            f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}: {row['runs']} runs, "
+            f"{row['steps']:,} steps of {sizes} pairs, {row['pairs']:,} training pairs", "  runs",
         ))  # fmt: skip
         lines.append(
             wrap(f"{hours_text(row['hours'])} {where}: {'; '.join(row['sources'])}", "  time")

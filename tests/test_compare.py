@@ -222,6 +222,14 @@ def test_several_processes_measure_what_one_does(finished, tmp_path):
         assert b["nDCG@10"] == pytest.approx(a["nDCG@10"], abs=0.02)
 
 
+def test_a_single_setting_is_not_tried(tmp_path):
+    recipe = replace(RECIPE, rates=(0.01,), temperatures=(0.05,), seeds=1)
+    record = run_comparison(Comparison(recipe, tmp_path / "run", collection=make_collection()))
+    assert {u["unit"]["role"] for u in record["units"]} == {"final", "baseline"}
+    assert {row["rate"] for row in record["systems"]} == {0.01, None}
+    assert "What tuning saw" not in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("search", ["random", "quasirandom"])
 def test_a_search_spends_its_budget(search, tmp_path):
     recipe = replace(RECIPE, search=search, trials=3, temperatures=(0.02, 0.2), seeds=1)

@@ -28,6 +28,7 @@ from rankbench.training.comparing import (
     choose,
     plot_systems,
     run_comparison,
+    tries,
     tune_units,
 )
 from rankbench.training.list_training import (
@@ -422,8 +423,9 @@ def test_a_temperature_is_a_multiple_of_the_default():
 def test_temperatures_are_tried_where_there_is_one():
     recipe = Recipe(("bce", "softmax"), task="letor", rates=(0.1,), temperatures=(0.5, 2.0))
     assert [(u.system, u.temperature) for u in tune_units(recipe)] == [
-        ("bce", 1.0), ("softmax", 0.5), ("softmax", 2.0),
+        ("softmax", 0.5), ("softmax", 2.0),
     ]  # fmt: skip
+    assert [(u.rate, u.temperature) for u in tries(recipe, "bce")] == [(0.1, 1.0)]
 
 
 @pytest.mark.parametrize(("model", "sizes"), [("linear", ()), ("8", (8,)), ("64-32", (64, 32))])

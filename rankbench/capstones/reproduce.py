@@ -339,7 +339,7 @@ def model_place(
         return Place(name, "hub, downloaded on first use", False)
     return Place(name, "not found", False, f"model {name}: no such folder, and no name on the hub.")
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #b9cc9835
+# %% ../../nbs/capstones/27_reproduce.ipynb #a3dc1df9
 class Work(NamedTuple):
     """The training runs of one system."""
 
@@ -357,6 +357,7 @@ def work_of(recipe: Recipe) -> list[Work]:
     for entry in recipe.losses:
         own = system_of(recipe, entry)
         tries = len(settings_to_try(recipe, entry, _temperatures(recipe, entry)))
+        tries = tries if tries > 1 else 0  # a single setting is not tried
         rows.append(Work(entry, own.model, tries, tries + recipe.seeds, own.steps, own.batch_size))
     teacher = teacher_of(recipe)
     if _taught(recipe):
