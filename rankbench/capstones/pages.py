@@ -207,7 +207,7 @@ def differences_in_words(
                   for side, names in groups.items()]  # fmt: skip
     return "\n".join(lines)
 
-# %% ../../nbs/capstones/29_pages.ipynb #71e9e335
+# %% ../../nbs/capstones/29_pages.ipynb #831e7535
 def verdicts_in_words(
     record: Mapping[str, Any],
     *names: str,  # Of claims.
@@ -239,7 +239,7 @@ def _tuned(record: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
     if None in (chosen[0][0], chosen[1][0]) or chosen[0] == chosen[1]:
         return ""
     one, other = (f"rate {rate:g}, temperature {temperature:g}" for rate, temperature in chosen)
-    return f" Tuned to {one}; {claim['against']} to {other}."
+    return f" With {one}; {claim['against']} with {other}."
 
 
 def left_over(*records: Mapping[str, Any] | None) -> str:  # None: a profile without a record.
