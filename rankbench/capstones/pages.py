@@ -25,7 +25,7 @@ from rankbench.capstones.reproduce import (
 from ..plots import CYCLE, PALETTE, SmallPicture, figure
 from ..records import duration
 
-# %% ../../nbs/capstones/29_pages.ipynb #5343c15d
+# %% ../../nbs/capstones/29_pages.ipynb #0a26761f
 def find_record(
     capstone: str,
     profile: str,
@@ -60,7 +60,7 @@ def told(
     old = record["digest"] != found.digest(profile)
     seen = sum(claim["verdict"] == "reproduced" for claim in record["claims"])
     return (
-        f"{profile}: {seen} of {len(record['claims'])} claims were reproduced. "
+        f"{profile}: {seen} of {len(record['claims'])} claims reproduced. "
         f"{origin['time'][:10]}, {origin['device']}, "
         f"commit {(origin['commit'] or 'unknown')[:7]}, {duration(record['seconds'])} of training "
         f"and search. `{command}` repeats it."
