@@ -62,7 +62,7 @@ from rankbench.training.comparing import (
 from ..training.tasks import Unit
 from ..writing import fresh_file
 
-# %% ../../nbs/capstones/27_reproduce.ipynb #b1760901
+# %% ../../nbs/capstones/27_reproduce.ipynb #3c0af37d
 SIZES = {
     "smoke": "a minute: does everything run?",
     "cpu": "hours on a few cores: the direction of the claim",
@@ -86,7 +86,7 @@ class Capstone:
     claims: tuple[Claim, ...] = ()
     sources: tuple[str, ...] = ()  # Keys of the bibliography.
     page: str = ""
-    _made: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    _expanded: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def profile(self, name: str) -> Mapping[str, Any]:
         if name not in self.profiles:
@@ -95,11 +95,6 @@ class Capstone:
 
     def recipes(self, profile: str) -> dict[str, Recipe]:
         """Experiment → what is run."""
-        if profile not in self._made:  # `all` losses are found out once
-            self._made[profile] = self._recipes(profile)
-        return dict(self._made[profile])
-
-    def _recipes(self, profile: str) -> dict[str, Recipe]:
         sizes = self.profile(profile)
         names = sizes.get("experiments") or list(self.experiments)
         for name in names:
@@ -115,8 +110,8 @@ class Capstone:
             **(sizes.get(name) or {}),
         }
         settings.pop("about", None)
-        settings["losses"] = _entries(settings)
-        left_out = set(self._entries(name)) - set(settings["losses"])
+        settings["losses"] = self._entries(settings)
+        left_out = set(self._entries(self.experiments[name])) - set(settings["losses"])
         variants = settings.get("variants", {})
         settings["variants"] = {k: v for k, v in variants.items() if k not in left_out}
         try:
@@ -126,12 +121,14 @@ class Capstone:
                 f"{self.name}, experiment {name}, profile {profile}: {error}"
             ) from error
 
-    def _entries(self, experiment: str) -> tuple[str, ...]:
-        """The losses of an experiment, whatever a profile makes of them."""
-        key = (experiment, "losses")
-        if key not in self._made:
-            self._made[key] = _entries(self.experiments[experiment])
-        return self._made[key]
+    def _entries(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The losses of an experiment by name; what `all` of them are is found out once."""
+        losses = tuple(settings.get("losses", ()))
+        given = {key: settings[key] for key in ("task", "model") if key in settings}
+        key = (losses, *given.items())
+        if key not in self._expanded:
+            self._expanded[key] = expand_losses(losses, **given)
+        return self._expanded[key]
 
     def judged(self, profile: str) -> list[Claim]:
         """The claims that a profile decides, with measure and collection spelled out."""
@@ -151,19 +148,13 @@ class Capstone:
             return True
         full = self.experiments[claim.experiment]
         held = {*recipe.losses, *collections_of(recipe), *_taught(recipe)}
-        known = {*self._entries(claim.experiment), full.get("collection"), *full.get("also", ())}
+        known = {*self._entries(full), full.get("collection"), *full.get("also", ())}
         known |= {TEACH} if full.get("teacher") else set()
         return not known.isdisjoint({claim.system, claim.against, claim.collection} - held)
 
     def digest(self, profile: str) -> str:
         """12 hex digits that change with whatever decides the outcome."""
         return digest_of(self.recipes(profile), self.judged(profile))
-
-
-def _entries(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The losses of an experiment by name."""
-    given = {key: settings[key] for key in ("task", "model") if key in settings}
-    return expand_losses(settings.get("losses", ()), **given)
 
 
 def digest_of(recipes: Mapping[str, Recipe], claims: Sequence[Claim]) -> str:

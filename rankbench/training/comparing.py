@@ -185,21 +185,22 @@ def run_unit(
     write_json(comparison.path(unit), result)
     return result
 
-# %% ../../nbs/training/30_comparing.ipynb #8c16bf76
+# %% ../../nbs/training/30_comparing.ipynb #0e0c726e
 def best_on_dev(comparison: Comparison, units: Sequence[Unit]) -> Unit:
-    """The tune unit with the best dev value; no diverged one wins, the first wins a tie."""
+    """The tune unit with the best dev value; no diverged one wins, the first wins a tie.
+
+    One that is alone has nothing to win, and need not have been run.
+    """
+    if len(units) == 1:
+        return units[0]
     value = {u: comparison.result(u)["dev"] for u in units}
     return max(units, key=lambda u: -math.inf if value[u] is None else value[u])
 
 
 def choose(comparison: Comparison) -> dict[str, Unit]:
     """For each loss the setting that is best on dev, or its only one."""
-    return {loss: _chosen(comparison, loss) for loss in comparison.recipe.losses}
-
-
-def _chosen(comparison: Comparison, loss: str) -> Unit:
-    units = tries(comparison.recipe, loss)
-    return best_on_dev(comparison, units) if len(units) > 1 else units[0]
+    recipe = comparison.recipe
+    return {loss: best_on_dev(comparison, tries(recipe, loss)) for loss in recipe.losses}
 
 
 def run_comparison(
@@ -241,10 +242,10 @@ def run_comparison(
 
 def _finals_done(comparison: Comparison, entry: str) -> int:
     """How many runs of an entry at its chosen setting are there."""
-    tunes = [u for u in tune_units(comparison.recipe) if u.system == entry]
-    if not all(map(comparison.finished, tunes)):
+    tunes = tries(comparison.recipe, entry)
+    if len(tunes) > 1 and not all(map(comparison.finished, tunes)):
         return 0
-    return sum(comparison.finished(u) for u in _finals(comparison, _chosen(comparison, entry)))
+    return sum(comparison.finished(u) for u in _finals(comparison, best_on_dev(comparison, tunes)))
 
 
 def _finals(comparison: Comparison, chosen: Unit) -> list[Unit]:

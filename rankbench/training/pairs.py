@@ -24,17 +24,14 @@ from .evaluation import bm25_run, evaluate
 from .objective import Objective
 from .retrieval import retrieve
 
-# %% ../../nbs/training/12_pairs.ipynb #aa981b0a
+# %% ../../nbs/training/12_pairs.ipynb #18007206
 def check_trainable(
     loss: str | Callable,  # Name or function.
 ) -> LossCard:
     """The card of a loss that can be trained from pairs and judgments; otherwise a ValueError."""
     card = find(loss)
-    fits = [
-        c.name for c in cards() if c.signature == "embeddings"
-        or (c.signature == "scores" and c.labels in ("binary", "graded"))
-    ]  # fmt: skip
-    if card.name not in fits:
+    if not _learns_pairs(card):
+        fits = ", ".join(c.name for c in cards() if _learns_pairs(c))
         lacks = {"pairs": "a label for each pair", "classes": "a class for each text",
                  "guided": "a guide's embeddings", "lists": "a list for each query",
                  "activations": "a ranking loss beside it", "slots": "lists of one length",
@@ -43,9 +40,14 @@ def check_trainable(
         lack = lacks.get(card.signature, "teacher scores")
         raise ValueError(
             f"{card.name} needs {lack}, which a collection of judged pairs does not have; "
-            f"losses that fit: {', '.join(fits)}."
+            f"losses that fit: {fits}."
         )
     return card
+
+
+def _learns_pairs(card: LossCard) -> bool:
+    graded = card.signature == "scores" and card.labels in ("binary", "graded")
+    return card.signature == "embeddings" or graded
 
 # %% ../../nbs/training/12_pairs.ipynb #0951a022
 @dataclass(frozen=True)
