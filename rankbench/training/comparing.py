@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'ALL', 'COSTS', 'expand_losses', 'tries', 'tune_units', 'Out
            'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences', 'pareto_front', 'plot_pareto',
            'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #60aaa661
+# %% ../../nbs/training/30_comparing.ipynb #7a95c593
 import csv
 import json
 import math
@@ -29,7 +29,7 @@ from ..data.collections import Collection
 from ..data.features import FeatureData
 from ..data.formats import write_run
 from ..recipes import Recipe, settings_to_try, system_of
-from ..records import PeakMemory, peak_memory, provenance
+from ..records import PeakMemory, peak_memory, provenance, seconds_worked
 from rankbench.training.evaluation import (
     bootstrap_interval,
     evaluate,
@@ -153,17 +153,17 @@ class Comparison:
             self._results[unit.name] = json.loads(self.path(unit).read_text("utf-8"))
         return self._results[unit.name]
 
-# %% ../../nbs/training/30_comparing.ipynb #55829aa8
+# %% ../../nbs/training/30_comparing.ipynb #6803524a
 def run_unit(
     comparison: Comparison,
     unit: Unit,
     on_step: Callable[[], object] | None = None,  # Called after each training step.
 ) -> dict[str, Any]:
     """Run one unit and write its result."""
-    recipe, task, began = comparison.recipe, comparison.task, time.perf_counter()
+    recipe, task, began = comparison.recipe, comparison.task, seconds_worked()
     with PeakMemory() as peak:
         outcome = task.carry_out(unit, on_step)
-    result: dict[str, Any] = {"unit": asdict(unit), "seconds": time.perf_counter() - began}
+    result: dict[str, Any] = {"unit": asdict(unit), "seconds": seconds_worked() - began}
     result |= {"peak_mib": peak.mib} | ({"costs": outcome.costs} if outcome.costs else {})
     if outcome.curve is not None:
         curve, diverged = outcome.curve, outcome.diverged

@@ -6,9 +6,8 @@
 __all__ = ['NEEDY', 'LIST', 'RERANKED', 'TIMED', 'open_model', 'outline', 'check_entry', 'EncoderPairs', 'products_per_pair',
            'search_costs', 'Ground', 'answers', 'RetrievalTask']
 
-# %% ../../nbs/training/27_systems.ipynb #56e86c47
+# %% ../../nbs/training/27_systems.ipynb #5f53e0e9
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -41,6 +40,7 @@ from ..models.saving import read_json
 from ..models.splade import SparseEncoder, SpladeEncoder
 from ..models.static_encoder import StaticEncoder, idf_weights, train_pieces
 from ..recipes import TEACH, Recipe, System, system_of, teacher_is_system, teacher_of
+from ..records import seconds_worked
 from rankbench.training.configs import (
     ListsConfig,
     PairsConfig,
@@ -243,7 +243,7 @@ def _finite(model: torch.nn.Module | None) -> bool:
 LIST = 8  # Documents of a list that a reranker is trained on.
 RERANKED = 50  # Documents of BM25 that a reranker orders at test.
 
-# %% ../../nbs/training/27_systems.ipynb #1a427d77
+# %% ../../nbs/training/27_systems.ipynb #f0882f9c
 TIMED = 20  # Queries.
 
 
@@ -267,9 +267,9 @@ def search_costs(
     answer(queries[0])
     took = []
     for text in queries[:TIMED]:
-        began = time.perf_counter()
+        began = seconds_worked()
         answer(text)
-        took.append(time.perf_counter() - began)
+        took.append(seconds_worked() - began)
     blocks = (index.blocks[n] for n in range(len(index.blocks)))
     size = sum(np.asarray(a).nbytes for block in blocks for a in block.values())
     costs = {"ms per query": 1000 * median(took), "index MiB": size / 2**20}
