@@ -185,7 +185,7 @@ def run_unit(
     write_json(comparison.path(unit), result)
     return result
 
-# %% ../../nbs/training/30_comparing.ipynb #0e0c726e
+# %% ../../nbs/training/30_comparing.ipynb #309a071f
 def best_on_dev(comparison: Comparison, units: Sequence[Unit]) -> Unit:
     """The tune unit with the best dev value; no diverged one wins, the first wins a tie.
 
@@ -220,6 +220,7 @@ def run_comparison(
     total = sum(steps[u.system] for u in tunes) + recipe.seeds * sum(steps.values())
     bar = tqdm(total=total, initial=done, disable=not comparison.progress, unit="step",
                dynamic_ncols=True)  # fmt: skip
+    bar.set_description("prepare")
     comparison.task.prepare()
     with bar, processes(comparison, jobs, devices) as pool:
         for stage in (
