@@ -967,8 +967,8 @@ def make_parser() -> argparse.ArgumentParser:
         "compare", compare, "Train one model per loss and compare them.",
         epilog="Each loss gets a sweep of rates and temperatures on dev; the best setting is\n"
         "run with several seeds and looked at on test once. Every finished run is kept:\n"
-        "--resume goes on after an interruption. The output folder holds report.html,\n"
-        "record.json, per_query.csv, runs in TREC format, and figures.\n\n"
+        "--resume goes on after an interruption, or adds losses and seeds to a folder. It\n"
+        "holds report.html, record.json, per_query.csv, runs in TREC format, and figures.\n\n"
         "With --task letor the model is a small network that ranks rows of features: those\n"
         "of BM25's candidates, made from pydocs or a BEIR folder, or a folder with LETOR\n"
         "files (train.txt, test.txt). A run takes seconds.\n\n"

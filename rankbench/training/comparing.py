@@ -9,14 +9,14 @@ __all__ = ['KINDS', 'ALL', 'COSTS', 'expand_losses', 'tries', 'tune_units', 'Out
            'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences', 'pareto_front', 'plot_pareto',
            'write_results', 'report']
 
-# %% ../../nbs/training/30_comparing.ipynb #7a95c593
+# %% ../../nbs/training/30_comparing.ipynb #dd7d5f33
 import csv
 import json
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -76,7 +76,7 @@ def tune_units(recipe: Recipe) -> list[Unit]:
     found = [tries(recipe, entry) for entry in recipe.losses]
     return [unit for units in found if len(units) > 1 for unit in units]
 
-# %% ../../nbs/training/30_comparing.ipynb #478b0b14
+# %% ../../nbs/training/30_comparing.ipynb #4bbbc38e
 class OutputError(ValueError):
     """The output folder cannot be used; the message says what to do."""
 
@@ -87,7 +87,10 @@ def prepare_output(
     fingerprint: str,  # Of the collection.
     resume: bool,
 ) -> None:
-    """Make the folder, or make sure that what is in it belongs to this comparison."""
+    """Make the folder, or make sure that what is in it belongs to this comparison.
+
+    A comparison may be resumed with other losses or more seeds; what has run is not run again.
+    """
     settings = {"recipe": recipe.as_dict(), "fingerprint": fingerprint}
     existing = folder / "settings.json"
     if existing.exists():
@@ -96,8 +99,7 @@ def prepare_output(
                 f"{folder} holds a comparison; add --resume, or choose another --output."
             )
         before = json.loads(existing.read_text("utf-8"))
-        old, new = before["recipe"], settings["recipe"]
-        changed = [k for k in {**new, **old} if old.get(k) != new.get(k)]
+        changed = _unlike(before["recipe"], recipe)
         changed += ["the collection's content"] if before["fingerprint"] != fingerprint else []
         if changed:
             raise OutputError(
@@ -118,6 +120,18 @@ def prepare_output(
             f"{folder} has {free // 10**6} MB free, about {needed // 10**6} MB are needed; "
             "make room or choose another --output."
         )
+
+
+def _unlike(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What keeps the runs of an earlier recipe from being runs of this one."""
+    after, may_change = recipe.as_dict(), ("losses", "variants", "seeds", "claim", "tolerance")
+    changed = [k for k in {**after, **before} if before.get(k) != after.get(k)]
+    others = [k for k in changed if k not in may_change]
+    if others:
+        return others
+    old = Recipe.from_dict(before)
+    kept = [entry for entry in recipe.losses if entry in old.losses]
+    return [f"system {e!r}" for e in kept if system_of(old, e) != system_of(recipe, e)]
 
 # %% ../../nbs/training/30_comparing.ipynb #accdf7b7
 @dataclass
