@@ -507,6 +507,17 @@ def test_a_run_whose_file_is_gone_is_repeated(finished, tmp_path, here):
     assert found == pytest.approx(claims, abs=1e-6)
 
 
+def test_a_system_that_was_added_is_run(finished, tmp_path, here):
+    folder, _ = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    text = (folder / "small.yaml").read_text()
+    assert "losses: [infonce, ranknet]," in text
+    more = tmp_path / "small.yaml"
+    more.write_text(text.replace("[infonce, ranknet],", "[infonce, ranknet, siglip],"))
+    added = reproduce(read_capstone(more), "smoke", tmp_path / "run", resume=True)
+    assert "siglip" in [row["system"] for row in added["experiments"]["losses"]["systems"]]
+
+
 def test_a_used_folder_needs_resume(finished, here):
     folder, _ = finished
     with pytest.raises(ValueError, match="holds a reproduction; add --resume"):

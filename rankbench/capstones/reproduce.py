@@ -599,7 +599,8 @@ def run_experiment(
     path = folder / "record.json"
     if resume and path.is_file():
         record = read_record(path)
-        if all(comparison.finished(Unit(**row["unit"])) for row in record["units"]):
+        finished = all(comparison.finished(Unit(**row["unit"])) for row in record["units"])
+        if finished and record["digest"] == recipe.digest:
             return comparison, record
     return comparison, run_comparison(comparison, jobs, devices)
 
