@@ -122,11 +122,12 @@ def test_losses_and_seeds_are_added_to_a_comparison(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0].folder, folder)
     units = {p: p.stat().st_mtime_ns for p in (folder / "units").iterdir()}
-    more = replace(RECIPE, losses=("siglip", "infonce"), seeds=3)
+    more = replace(RECIPE, losses=("siglip", *RECIPE.losses), seeds=3)
     rows = run_comparison(Comparison(more, folder, True, collection=make_collection()))["systems"]
     assert all(path.stat().st_mtime_ns == then for path, then in units.items())
-    assert [r["system"] for r in rows] == ["siglip", "infonce", "bm25", "untrained"]
-    assert [r["seeds"] for r in rows] == [3, 3, 1, 3]
+    systems = ["siglip", "infonce", "ranknet", "bm25", "untrained"]
+    assert [r["system"] for r in rows] == systems
+    assert [r["seeds"] for r in rows] == [3, 3, 3, 1, 3]
     alone = Comparison(more, tmp_path / "alone", collection=make_collection())
     assert quality(rows) == quality(run_comparison(alone)["systems"])
 
@@ -135,6 +136,12 @@ def test_a_system_that_changed_does_not_resume(finished):
     other = replace(RECIPE, variants={"ranknet": {"batch_size": 8}})
     with pytest.raises(OutputError, match="was made with another system 'ranknet'"):
         Comparison(other, finished[0].folder, True, collection=make_collection())
+
+
+def test_a_system_is_not_left_out_of_a_comparison(finished):
+    fewer = replace(RECIPE, losses=("infonce",))
+    with pytest.raises(OutputError, match="was made with another system 'ranknet'"):
+        Comparison(fewer, finished[0].folder, True, collection=make_collection())
 
 
 def test_another_collection_does_not_resume(finished):

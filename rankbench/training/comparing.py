@@ -76,7 +76,7 @@ def tune_units(recipe: Recipe) -> list[Unit]:
     found = [tries(recipe, entry) for entry in recipe.losses]
     return [unit for units in found if len(units) > 1 for unit in units]
 
-# %% ../../nbs/training/30_comparing.ipynb #4bbbc38e
+# %% ../../nbs/training/30_comparing.ipynb #e8aa22ad
 class OutputError(ValueError):
     """The output folder cannot be used; the message says what to do."""
 
@@ -89,7 +89,7 @@ def prepare_output(
 ) -> None:
     """Make the folder, or make sure that what is in it belongs to this comparison.
 
-    A comparison may be resumed with other losses or more seeds; what has run is not run again.
+    A comparison may be resumed with more losses or seeds; what has run is not run again.
     """
     settings = {"recipe": recipe.as_dict(), "fingerprint": fingerprint}
     existing = folder / "settings.json"
@@ -129,9 +129,9 @@ def _unlike(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     others = [k for k in changed if k not in may_change]
     if others:
         return others
-    old = Recipe.from_dict(before)
-    kept = [entry for entry in recipe.losses if entry in old.losses]
-    return [f"system {e!r}" for e in kept if system_of(old, e) != system_of(recipe, e)]
+    old = Recipe.from_dict(before)  # None is left out: its runs would wait for another of its name
+    return [f"system {e!r}" for e in old.losses
+            if e not in recipe.losses or system_of(old, e) != system_of(recipe, e)]  # fmt: skip
 
 # %% ../../nbs/training/30_comparing.ipynb #accdf7b7
 @dataclass
