@@ -3,6 +3,10 @@ import math
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -247,6 +251,41 @@ def test_several_processes_measure_what_one_does(finished, tmp_path):
             k: v for k, v in a.items() if not isinstance(v, float)
         }
         assert b["nDCG@10"] == pytest.approx(a["nDCG@10"], abs=0.02)
+
+
+def test_processes_hear_ctrl_c_only_in_a_run(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, rates=(0.003,), seeds=1)
+    comparison = Comparison(recipe, tmp_path / "run", collection=make_collection())
+    unit = comparing.Unit("final", "infonce", 0.003, 0.05, 1)
+    heard = []
+    monkeypatch.setattr(comparing, "run_unit", lambda *_: heard.append(blocked()))
+
+    def blocked():
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    stop = threading.Event()
+    monkeypatch.setattr(comparing, "_worker", [comparison, stop])
+    for _ in range(2):
+        with comparing._interrupts("SIG_BLOCK"):
+            assert blocked()
+            assert comparing._work(unit) == unit
+            assert blocked()
+        stop.set()  # what is queued is left out from here on
+    assert heard == [False] and not blocked()
+
+
+def test_ctrl_c_waits_while_a_process_is_started():
+    code = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        with comparing._uninterrupted():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as another thread
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            os.kill(os.getpid(), signal.SIGINT)
+            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "SIGINT" in found.stdout and signal.getsignal(signal.SIGINT) == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_single_setting_is_not_tried(tmp_path):

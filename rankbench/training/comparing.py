@@ -273,10 +273,12 @@ def final_units(comparison: Comparison) -> list[Unit]:
     return [u for unit in choose(comparison).values() for u in _finals(comparison, unit)]
 
 # %% ../../nbs/training/30_comparing.ipynb #f1fafe44
-_worker: list[Comparison] = []  # What a process works on.
+_worker: list[Any] = []  # In a process: what it works on, and the event that says to stop.
 
 
-def _begin(recipe: Recipe, folder: Path, collection: Any, threads: int, devices: Any) -> None:
+def _begin(
+    recipe: Recipe, folder: Path, collection: Any, threads: int, devices: Any, stop: Any
+) -> None:
     """Set up a process: its device, its threads, its copy of the comparison."""
     import os
 
@@ -285,11 +287,49 @@ def _begin(recipe: Recipe, folder: Path, collection: Any, threads: int, devices:
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     torch.set_num_threads(threads)
-    _worker.append(Comparison(recipe, folder, resume=True, collection=collection))
+    _worker.extend((Comparison(recipe, folder, resume=True, collection=collection), stop))
+
+
+@contextmanager
+def _interrupts(how: str) -> Iterator[None]:
+    """Hold Ctrl-C back (SIG_BLOCK) or let it in, here and in processes that are started here."""
+    import signal
+
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C comes after this, and processes that are started here do not hear it."""
+    import signal
+    import threading
+
+    late: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # the one that is interrupted
+    with _interrupts("SIG_BLOCK"):  # inherited; but another thread of this process may hear it
+        before = signal.signal(signal.SIGINT, lambda n, _: late.append(n)) if main else None
+        try:
+            yield
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
+    if late:
+        raise KeyboardInterrupt
 
 
 def _work(unit: Unit) -> Unit:
-    run_unit(_worker[0], unit)
+    """Run a unit, unless all are to stop; only now does a process hear Ctrl-C."""
+    comparison, stop = _worker
+    if not stop.is_set():
+        with _interrupts("SIG_UNBLOCK"):
+            run_unit(comparison, unit)
     return unit
 
 
@@ -309,11 +349,13 @@ def processes(comparison: Comparison, jobs: int, devices: Sequence[str]) -> Iter
     for i in range(jobs if devices else 0):
         queue.put(devices[i % len(devices)])
     threads = max(1, torch.get_num_threads() // jobs)
-    settings = (comparison.recipe, comparison.folder, comparison.collection, threads, queue)
+    stop = context.Event()
+    settings = (comparison.recipe, comparison.folder, comparison.collection, threads, queue, stop)
     pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=settings)
     try:
         yield pool
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/training/30_comparing.ipynb #b62b074a
@@ -321,7 +363,11 @@ def _run_in(pool: Any, comparison: Comparison, units: Sequence[Unit], bar: Any) 
     """Run units in a pool; what is finished is kept whatever happens to the others."""
     from concurrent.futures import as_completed
 
-    for done in as_completed([pool.submit(_work, unit) for unit in units]):
+    runs = []
+    for unit in units:
+        with _uninterrupted():  # a process that is still importing would print a traceback
+            runs.append(pool.submit(_work, unit))
+    for done in as_completed(runs):
         unit = done.result()
         bar.set_description(f"{unit.role} {unit.system}")
         trained = unit.role != "baseline"
