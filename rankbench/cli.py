@@ -173,7 +173,16 @@ def comparison_text(record: dict) -> str:
     if not any(row["MiB"] for row in rows):  # records from before memory was measured
         rows = [{k: v for k, v in row.items() if k != "MiB"} for row in rows]
     numbers = [c for c in rows[0] if c != "system"]
-    return table(rows, right=numbers)
+    text = table(rows, right=numbers)
+    if not any("answers" in s for s in record["systems"]):
+        return text
+    apart = [
+        {"system": s["system"], **{f"{name} answers ({group['queries']})": f"{group[main]:.3f}"
+                                   for name, group in s["answers"].items()}}
+        for s in record["systems"]
+    ]  # fmt: skip
+    about = "Apart, queries whose answers were trained on, which takes memory alone, and others:"
+    return f"{text}\n\n{about}\n\n{table(apart, right=[c for c in apart[0] if c != 'system'])}"
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from tiny import make_collection
@@ -10,6 +11,7 @@ from rankbench.data.collections import (
     Document,
     UnknownCollection,
     find_folder,
+    known_answers,
     load_collection,
     positive_pairs,
     read_beir,
@@ -107,7 +109,14 @@ def test_answers_that_train_and_test_share_are_counted():
     shared = with_training(Collection("tiny", tiny.documents, tiny.queries, judgments))
     note = "test: 1 of 2 queries have a best document that train answers with"
     assert shared.notes == (note,)
+    assert known_answers(shared) == {"q0-0"} and known_answers(tiny) == set()
     assert with_training(tiny).notes == ()
+    held = {
+        k: judgments[k] for k in ("train", "test")
+    }  # dev is taken from train, and not trained on
+    held["train"] = {q: {"d0-2": 1} for q in held["train"] if q.startswith("q0") or q == "q1-2"}
+    ready = with_training(replace(shared, judgments=held, notes=()), dev=0.999)
+    assert not ready.split("train") and known_answers(ready) == set() and len(ready.notes) == 1
 
 
 def test_titles_train_where_there_are_no_judgments():

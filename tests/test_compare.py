@@ -8,17 +8,25 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_collection
 
+from rankbench.cli import comparison_text
 from rankbench.core import UnknownName
 from rankbench.recipes import PROFILES, Recipe, make_recipe, settings_to_try
 from rankbench.records import read_record
 from rankbench.training import comparing, systems
-from rankbench.training.comparing import Comparison, OutputError, choose, run_comparison
+from rankbench.training.comparing import (
+    Comparison,
+    OutputError,
+    answer_groups,
+    choose,
+    run_comparison,
+)
 from rankbench.training.trainer import Curve
 from rankbench.writing import write_json
 
@@ -237,6 +245,34 @@ def test_an_edited_record_is_refused(finished, tmp_path):
     write_json(tmp_path / "record.json", {"recipe": {}})
     with pytest.raises(ValueError, match="is no record: it lacks digest, provenance, systems"):
         read_record(tmp_path / "record.json")
+
+
+def test_answers_that_were_trained_on_are_told_apart(tmp_path):
+    tiny = make_collection()
+    asked = dict(tiny.judgments["test"])
+    known = sorted(asked)[:5]
+    asked |= {q: {f"d{q[1:].split('-')[0]}-2": 2} for q in known}  # what a training query asks for
+    shared = replace(tiny, judgments={**tiny.judgments, "test": asked})
+    recipe = replace(RECIPE, rates=(0.003,), seeds=1)
+    comparison = Comparison(recipe, tmp_path / "run", collection=shared)
+    record = run_comparison(comparison)
+    assert {k: len(v) for k, v in answer_groups(comparison).items()} == {"known": 5, "new": 7}
+    values = comparing.query_values(comparison)
+    for row in record["systems"]:
+        groups = row["answers"]
+        for m in recipe.measures:
+            mean = sum(g["queries"] * g[m] for g in groups.values()) / len(asked)
+            assert mean == pytest.approx(row[m])
+            of_known = fmean(values[row["system"]][m][q] for q in known)
+            assert groups["known"][m] == pytest.approx(of_known)
+    assert "known answers (5)  new answers (7)" in comparison_text(record)
+
+
+def test_without_shared_answers_there_is_nothing_to_tell_apart(finished):
+    comparison, record = finished
+    assert answer_groups(comparison) == {}
+    assert not any("answers" in row for row in record["systems"])
+    assert "answers" not in comparison_text(record)
 
 
 def test_several_processes_measure_what_one_does(finished, tmp_path):

@@ -44,6 +44,7 @@ from rankbench.capstones.reproduce import (
 from rankbench.cli import main
 from rankbench.core import UnknownName
 from rankbench.data.collections import write_beir
+from rankbench.recipes import Recipe
 from rankbench.training import comparing
 
 CLAIM = Claim("better", "New beats old.", "losses", "new", "old", tolerance=0.01)
@@ -486,6 +487,31 @@ def test_a_record_says_how_each_system_differs_from_its_opponent(finished):
     assert found["system"] == "infonce" and found["low"] <= found["difference"] <= found["high"]
     difference = rows["bm25"]["nDCG@10"] - rows["infonce"]["nDCG@10"]
     assert found["difference"] == pytest.approx(difference, abs=1e-5)
+
+
+def test_known_and_new_answers_differ_by_themselves(tmp_path):
+    tiny = make_collection()
+    asked = dict(tiny.judgments["test"])
+    asked |= {q: {f"d{q[1:].split('-')[0]}-2": 2} for q in sorted(asked)[:5]}  # answers of training
+    shared = replace(tiny, judgments={**tiny.judgments, "test": asked})
+    recipe = Recipe(("infonce", "ranknet"), "tiny", steps=3, batch_size=16, rates=(0.003,), seeds=2)
+    comparison = comparing.Comparison(recipe, tmp_path / "run", collection=shared)
+    systems = comparing.run_comparison(comparison)["systems"]
+    runs.add_differences(systems, comparison)
+    rows = {row["system"]: row for row in systems}
+    for name, row in rows.items():
+        groups = row["answers"].values()
+        if name == "infonce":
+            assert not any("versus" in group for group in groups)
+            continue
+        whole = sum(g["queries"] * g["versus"]["difference"] for g in groups) / len(asked)
+        assert whole == pytest.approx(row["versus"]["difference"], abs=1e-5)
+        for group, first in zip(groups, rows["infonce"]["answers"].values(), strict=True):
+            found = group["versus"]
+            assert found["difference"] == pytest.approx(
+                group["nDCG@10"] - first["nDCG@10"], abs=1e-5
+            )
+            assert found["low"] <= found["difference"] <= found["high"]
 
 
 def test_a_finished_experiment_is_not_repeated(finished, here, monkeypatch):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_RECORD', 'SIDES', 'find_record', 'told', 'rows_of', 'largest_part', 'main_measure', 'claims_in_words',
-           'stated_claims', 'claims_table', 'systems_table', 'in_markdown', 'with_interval', 'costs_table', 'side_of',
-           'differences_in_words', 'verdicts_in_words', 'left_over', 'plot_over', 'plot_probes', 'plot_learning',
-           'plot_versus']
+           'stated_claims', 'claims_table', 'systems_table', 'answers_table', 'in_markdown', 'with_interval',
+           'costs_table', 'side_of', 'differences_in_words', 'verdicts_in_words', 'left_over', 'plot_over',
+           'plot_probes', 'plot_learning', 'plot_versus']
 
 # %% ../../nbs/capstones/29_pages.ipynb #2d34d5b9
 from collections.abc import Mapping, Sequence
@@ -166,6 +166,21 @@ def systems_table(
                 "temperature": f"{row['temperature']:g}" if trained else "",
             }),
         })  # fmt: skip
+    return pd.DataFrame(rows).set_index("system")
+
+
+def answers_table(
+    record: Mapping[str, Any],
+    experiment: str,
+) -> pd.DataFrame:  # empty where no answers, or all of them, were trained on
+    """The main measure on test queries whose answers were trained on, and on the others."""
+    main, rows = main_measure(record, experiment), []
+    for row in record["experiments"][experiment]["systems"]:
+        columns = {}
+        for name, group in row.get("answers", {}).items():
+            columns[f"{name} answers ({group['queries']})"] = f"{group[main]:.3f}"
+            columns[f"{name}: difference"] = _versus(group)
+        rows.append({"system": row["system"], **columns})
     return pd.DataFrame(rows).set_index("system")
 
 

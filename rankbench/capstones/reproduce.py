@@ -55,6 +55,7 @@ from rankbench.training.comparing import (
     KINDS,
     Comparison,
     OutputError,
+    answer_groups,
     expand_losses,
     run_comparison,
     seed_values,
@@ -571,19 +572,28 @@ def add_differences(
     systems: Sequence[dict[str, Any]],  # Rows of a record, which get `versus`.
     comparison: Comparison,
 ) -> None:
-    """Add the difference from each system's opponent, on every collection."""
-    recipe = comparison.recipe
+    """Add the difference from each system's opponent, on every collection and group of queries."""
+    recipe, main = comparison.recipe, comparison.recipe.measures[0]
+
+    def versus(mine, theirs, other):
+        pair = align(mine, theirs)
+        low, high = difference_interval(*pair)
+        found = {"difference": float(pair[0].mean() - pair[1].mean()), "low": low, "high": high}
+        return {"system": other, **_rounded(found)}
+
     for collection in (None, *recipe.also):
-        values, main = seed_values(comparison, collection), recipe.measures[0]
+        values = seed_values(comparison, collection)
         for row in systems:
             other = opponent(recipe, row["system"])
             if row["system"] == other:
                 continue
-            pair = align(values[row["system"]][main], values[other][main])
-            low, high = difference_interval(*pair)
-            found = {"difference": float(pair[0].mean() - pair[1].mean()), "low": low, "high": high}
+            both = [values[name][main] for name in (row["system"], other)]
             where = row["also"][collection] if collection else row
-            where["versus"] = {"system": other, **_rounded(found)}
+            where["versus"] = versus(*both, other)
+            for name, group in (row.get("answers", {}) if not collection else {}).items():
+                queries = answer_groups(comparison)[name]
+                apart = ([{q: seed[q] for q in queries} for seed in seeds] for seeds in both)
+                group["versus"] = versus(*apart, other)
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #4e178fcc
 def run_experiment(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUILT', 'Document', 'content_hash', 'Collection', 'read_texts', 'usable', 'read_beir', 'write_beir', 'positive_pairs',
-           'with_training', 'Texts', 'training_documents', 'find_folder', 'called', 'load_collection', 'ir_datasets_id',
-           'UnknownCollection']
+           'known_answers', 'with_training', 'Texts', 'training_documents', 'find_folder', 'called', 'load_collection',
+           'ir_datasets_id', 'UnknownCollection']
 
 # %% ../../nbs/data/10_collections.ipynb #8db7cf3d
 import hashlib
@@ -210,6 +210,15 @@ def positive_pairs(
         pairs += [(query, d) for d, g in grades.items() if g == best]
     return pairs
 
+
+def known_answers(
+    collection: Collection,
+    split: str = "test",
+) -> set[str]:  # query ids
+    """Queries of a split with a best document that is the best one of a training query, too."""
+    answers = {d for _, d in positive_pairs(collection, "train")}
+    return {q for q, d in positive_pairs(collection, split) if d in answers}
+
 # %% ../../nbs/data/10_collections.ipynb #4c51f35b
 def _fraction(key: str) -> float:
     """A fixed number in [0, 1) for a text: the same on every machine and in every run."""
@@ -234,19 +243,18 @@ def with_training(
         queries |= {f"title:{k}": title for k, title in titled.items()}
         judgments["train"] = {f"title:{k}": {k: 1} for k in titled}
         notes = (*notes, f"train: {len(titled)} titles are queries for their texts, no judgments")
-    elif "test" in judgments:
-        answers = {d for _, d in positive_pairs(collection, "train")}
-        known = {q for q, d in positive_pairs(collection, "test") if d in answers}
-        if known:
-            count = f"{len(known)} of {len(judgments['test'])}"
-            notes = (*notes, f"test: {count} queries have a best document that train answers with")
     if "dev" not in judgments:
         held = {q for q in judgments["train"] if _fraction(q) < dev}
         every = judgments["train"]
         judgments["dev"] = {q: d for q, d in every.items() if q in held}
         judgments["train"] = {q: d for q, d in every.items() if q not in held}
         notes = (*notes, f"dev: {len(held)} queries taken from train by a hash of their id")
-    return replace(collection, queries=queries, judgments=judgments, notes=notes)
+    ready = replace(collection, queries=queries, judgments=judgments, notes=notes)
+    if {"train", "test"} <= collection.judgments.keys() and (known := known_answers(ready)):
+        count = f"{len(known)} of {len(judgments['test'])}"
+        note = f"test: {count} queries have a best document that train answers with"
+        ready = replace(ready, notes=(*notes, note))
+    return ready
 
 # %% ../../nbs/data/10_collections.ipynb #1ecbf323
 class Texts(Mapping[str, str]):

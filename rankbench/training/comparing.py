@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KINDS', 'ALL', 'COSTS', 'expand_losses', 'tries', 'tune_units', 'OutputError', 'prepare_output', 'Comparison',
            'run_unit', 'best_on_dev', 'choose', 'run_comparison', 'final_units', 'processes', 'summarize',
-           'system_units', 'seed_values', 'query_values', 'edge_notes', 'unit_notes', 'named_losses', 'short_name',
-           'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences', 'pareto_front', 'plot_pareto',
-           'write_results', 'report']
+           'answer_groups', 'system_units', 'seed_values', 'query_values', 'edge_notes', 'unit_notes', 'named_losses',
+           'short_name', 'plot_systems', 'plot_tuning', 'plot_curves', 'plot_differences', 'pareto_front',
+           'plot_pareto', 'write_results', 'report']
 
 # %% ../../nbs/training/30_comparing.ipynb #dd7d5f33
 import csv
@@ -378,6 +378,7 @@ def summarize(comparison: Comparison) -> list[dict[str, Any]]:
     """One row per system: measures, interval, p-value against the first loss, chosen settings."""
     recipe, chosen, per_query = comparison.recipe, choose(comparison), query_values(comparison)
     units, main, rows = system_units(comparison), recipe.measures[0], []
+    groups = answer_groups(comparison)
     for system, values in per_query.items():
         results = [comparison.result(u) for u in units[system]]
         means = [fmean(r["values"][main].values()) for r in results]
@@ -391,7 +392,7 @@ def summarize(comparison: Comparison) -> list[dict[str, Any]]:
             "steps": system_of(recipe, system).steps if unit else None,
             "seconds": fmean(r["seconds"] for r in results) if unit else None,
             "peak_mib": max((r.get("peak_mib") or 0 for r in results), default=0) or None,
-            **_costs(results), **_probed(results),
+            **_costs(results), **_probed(results), **_by_answers(values, groups),
             **({"diverged": diverged} if diverged else {}),
         })  # fmt: skip
     first = rows[0]["system"]
@@ -419,6 +420,34 @@ def _add_zero_shot(comparison: Comparison, rows: list[dict[str, Any]], collectio
     p_values = holm([paired_test(scores[r["system"]], scores[first]) for r in others])
     for row, p in zip(others, p_values, strict=True):
         row["also"][collection]["p"] = p
+
+
+def answer_groups(
+    comparison: Comparison,
+) -> dict[str, list[str]]:  # "known" and "new" → test queries; empty if all are of one kind
+    """Queries whose answers were trained on, and the others."""
+    known = comparison.task.known()
+    asked = comparison.task.judgments("test")
+    groups = {
+        "known": [q for q in asked if q in known],
+        "new": [q for q in asked if q not in known],
+    }
+    return groups if all(groups.values()) else {}
+
+
+def _by_answers(
+    values: Mapping[str, Mapping[str, float]],  # Measure → query → value.
+    groups: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Measures of each group of queries."""
+    means = {
+        name: {
+            "queries": len(queries),
+            **{m: fmean(v[q] for q in queries) for m, v in values.items()},
+        }
+        for name, queries in groups.items()
+    }
+    return {"answers": means} if means else {}
 
 
 def _probed(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rankbench.data.collections import (
     Collection,
     Document,
     Judgments,
+    known_answers,
     load_collection,
     with_training,
 )
@@ -394,6 +395,9 @@ class RetrievalTask(Task):
     def judgments(self, split: str, collection: str | None = None) -> Judgments:
         ground = self.others[collection] if collection else self.ground
         return ground.data.split(ground.test if collection else split)
+
+    def known(self) -> set[str]:
+        return known_answers(self.data)
 
     def prepare(self, on_step: Callable[[], object] | None = None) -> None:
         if self.recipe.teacher:

@@ -97,6 +97,10 @@ class Task:
         """Of the recipe's collection, or of one in `Recipe.also`."""
         raise NotImplementedError
 
+    def known(self) -> set[str]:
+        """Test queries whose answers were trained on, so that remembering them is enough."""
+        return set()
+
     def prepare(self, on_step: Callable[[], object] | None = None) -> None:
         """Do what all runs need, such as training a teacher, once and for good."""
 
