@@ -181,7 +181,7 @@ def comparison_text(record: dict) -> str:
                                    for name, group in s["answers"].items()}}
         for s in record["systems"]
     ]  # fmt: skip
-    about = "Apart, queries whose answers were trained on, which takes memory alone, and others:"
+    about = "Queries whose answers were trained on, so that memory is enough, and others:"
     return f"{text}\n\n{about}\n\n{table(apart, right=[c for c in apart[0] if c != 'system'])}"
 
 
