@@ -67,6 +67,16 @@ def test_a_board_in_words():
     assert "lost" in word_price(PART)
 
 
+def test_a_board_below_bm25_says_how_far_it_has_come():
+    rows = row("first", 0.15), row("other", 0.2, 0.01), row("bm25", 0.5, 0.001, None)
+    start = row("untrained", 0.1, None, None)
+    text = word_board(part_of(*rows, start))
+    assert "None reaches BM25 (0.500): from no training (0.100) the best has come 25 % of" in text
+    assert "None reaches BM25 (0.500)." in word_board(part_of(*rows))
+    better = {**start, "nDCG@10": 0.6}
+    assert "None reaches BM25 (0.500)." in word_board(part_of(*rows, better))
+
+
 def test_a_long_board_leaves_out_the_middle_and_keeps_the_first():
     many = [row(f"loss{i}", 0.5 - 0.001 * i, 1.0) for i in range(30)]
     many.insert(0, many.pop(15))

@@ -78,10 +78,22 @@ def word_board(part: Mapping[str, Any]) -> str:
         lines.append(f"The largest that does not is {same['ahead'].abs().max():.4f}.")
     if "bm25" in found.index:
         weak = losses[losses["value"] < found["value"]["bm25"]]
-        lines.append(f"Below BM25: {', '.join(weak.index) or 'none'}.")
+        lines.append(f"Below BM25: {', '.join(weak.index) or 'none'}."
+                     if len(weak) < len(losses) else _way_to_bm25(found, best))  # fmt: skip
     if losses["diverged"].any():
         lines.append(f"Runs diverged: {', '.join(losses[losses['diverged'] > 0].index)}.")
     return " ".join(lines)
+
+
+def _way_to_bm25(found: pd.DataFrame, best: str) -> str:
+    """How far the best loss has come where none is as good as BM25."""
+    end = found["value"]["bm25"]
+    if "untrained" not in found.index or found["value"]["untrained"] >= end:
+        return f"None reaches BM25 ({end:.3f})."
+    start = found["value"]["untrained"]
+    way = (found["value"][best] - start) / (end - start)
+    return (f"None reaches BM25 ({end:.3f}): from no training ({start:.3f}) the best has come "
+            f"{way:.0%} of the way.").replace("%", " %")  # fmt: skip
 
 
 def word_groups(part: Mapping[str, Any]) -> str:
