@@ -285,8 +285,10 @@ def left_over(*records: Mapping[str, Any] | None) -> str:  # None: a profile wit
 def _left_over(record: Mapping[str, Any]) -> str:
     left, notes = [c for c in record["claims"] if c["verdict"] != "reproduced"], {}
     for name, part in record["experiments"].items():
+        trained = [row["system"] for row in part["systems"] if row["rate"] is not None]
         for system, _, note in (text.partition(": ") for text in part["notes"]):
-            notes.setdefault(f"{name}, {note}", []).append(system)
+            if system in trained:
+                notes.setdefault(f"{name}, {note}", []).append(system)
     return "\n".join([
         f"Profile {record['profile']}, {len(left)} of {len(record['claims'])} claims were not "
         "reproduced or could not be decided.", "",
