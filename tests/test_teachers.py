@@ -1,5 +1,6 @@
 """Teachers of a comparison, and what is learned from them; pairs that are trained on otherwise."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -176,7 +177,8 @@ def test_a_worker_learns_from_the_same_ranking(finished, no_training, monkeypatc
     comparison, _ = finished
     monkeypatch.setattr(comparing, "_worker", [])
     threads = torch.get_num_threads()
-    comparing._begin(RECIPE, comparison.folder, make_collection(), threads, None)
+    stop = threading.Event()
+    comparing._begin(RECIPE, comparison.folder, make_collection(), threads, None, stop)
     for unit in (Unit("final", "mined", 0.01, 0.05, 1), Unit("baseline", "teacher")):
         before = comparison.result(unit)["values"]
         comparison.path(unit).unlink()
