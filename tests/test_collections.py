@@ -111,10 +111,9 @@ def test_answers_that_train_and_test_share_are_counted():
     assert shared.notes == (note,)
     assert known_answers(shared) == {"q0-0"} and known_answers(tiny) == set()
     assert with_training(tiny).notes == ()
-    held = {
-        k: judgments[k] for k in ("train", "test")
-    }  # dev is taken from train, and not trained on
-    held["train"] = {q: {"d0-2": 1} for q in held["train"] if q.startswith("q0") or q == "q1-2"}
+    # What is taken from train for dev is not trained on.
+    one = {q: {"d0-2": 1} for q in judgments["train"] if q.startswith("q0") or q == "q1-2"}
+    held = {"train": one, "test": judgments["test"]}
     ready = with_training(replace(shared, judgments=held, notes=()), dev=0.999)
     assert not ready.split("train") and known_answers(ready) == set() and len(ready.notes) == 1
 

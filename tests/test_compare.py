@@ -13,7 +13,7 @@ from statistics import fmean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import make_collection
+from tiny import make_collection, share_answers
 
 from rankbench.cli import comparison_text
 from rankbench.core import UnknownName
@@ -248,11 +248,8 @@ def test_an_edited_record_is_refused(finished, tmp_path):
 
 
 def test_answers_that_were_trained_on_are_told_apart(tmp_path):
-    tiny = make_collection()
-    asked = dict(tiny.judgments["test"])
-    known = sorted(asked)[:5]
-    asked |= {q: {f"d{q[1:].split('-')[0]}-2": 2} for q in known}  # what a training query asks for
-    shared = replace(tiny, judgments={**tiny.judgments, "test": asked})
+    shared = share_answers(make_collection(), 5)
+    asked = sorted(shared.judgments["test"])
     recipe = replace(RECIPE, rates=(0.003,), seeds=1)
     comparison = Comparison(recipe, tmp_path / "run", collection=shared)
     record = run_comparison(comparison)
@@ -263,7 +260,7 @@ def test_answers_that_were_trained_on_are_told_apart(tmp_path):
         for m in recipe.measures:
             mean = sum(g["queries"] * g[m] for g in groups.values()) / len(asked)
             assert mean == pytest.approx(row[m])
-            of_known = fmean(values[row["system"]][m][q] for q in known)
+            of_known = fmean(values[row["system"]][m][q] for q in asked[:5])
             assert groups["known"][m] == pytest.approx(of_known)
     assert "known answers (5)  new answers (7)" in comparison_text(record)
 

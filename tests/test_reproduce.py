@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_collection
+from tiny import make_collection, share_answers
 
 from rankbench.capstones import reproduce as runs
 from rankbench.capstones.claims import (
@@ -490,10 +490,8 @@ def test_a_record_says_how_each_system_differs_from_its_opponent(finished):
 
 
 def test_known_and_new_answers_differ_by_themselves(tmp_path):
-    tiny = make_collection()
-    asked = dict(tiny.judgments["test"])
-    asked |= {q: {f"d{q[1:].split('-')[0]}-2": 2} for q in sorted(asked)[:5]}  # answers of training
-    shared = replace(tiny, judgments={**tiny.judgments, "test": asked})
+    shared = share_answers(make_collection())
+    asked = shared.judgments["test"]
     recipe = Recipe(("infonce", "ranknet"), "tiny", steps=3, batch_size=16, rates=(0.003,), seeds=2)
     comparison = comparing.Comparison(recipe, tmp_path / "run", collection=shared)
     systems = comparing.run_comparison(comparison)["systems"]

@@ -93,7 +93,7 @@ def _way_to_bm25(found: pd.DataFrame, best: str) -> str:
     start = found["value"]["untrained"]
     way = (found["value"][best] - start) / (end - start)
     return (f"None reaches BM25 ({end:.3f}): from no training ({start:.3f}) the best has come "
-            f"{way:.0%} of the way.").replace("%", " %")  # fmt: skip
+            f"{100 * way:.0f} % of the way.")  # fmt: skip
 
 
 def word_groups(part: Mapping[str, Any]) -> str:

@@ -581,6 +581,7 @@ def add_differences(
         found = {"difference": float(pair[0].mean() - pair[1].mean()), "low": low, "high": high}
         return {"system": other, **_rounded(found)}
 
+    groups = answer_groups(comparison)
     for collection in (None, *recipe.also):
         values = seed_values(comparison, collection)
         for row in systems:
@@ -590,9 +591,8 @@ def add_differences(
             both = [values[name][main] for name in (row["system"], other)]
             where = row["also"][collection] if collection else row
             where["versus"] = versus(*both, other)
-            for name, group in (row.get("answers", {}) if not collection else {}).items():
-                queries = answer_groups(comparison)[name]
-                apart = ([{q: seed[q] for q in queries} for seed in seeds] for seeds in both)
+            for name, group in where.get("answers", {}).items():
+                apart = ([{q: seed[q] for q in groups[name]} for seed in seeds] for seeds in both)
                 group["versus"] = versus(*apart, other)
 
 # %% ../../nbs/capstones/27_reproduce.ipynb #4e178fcc
